@@ -1,0 +1,60 @@
+// One rank's part of a step: StepPlan in, StepResult out. The same code on every rank.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "engine/step_plan.h"
+#include "kernels/device.h"
+#include "model/activations.h"
+#include "model/config.h"
+#include "model/decoder.h"
+#include "model/kv_cache.h"
+#include "model/weights.h"
+#include "parallel/communicator.h"
+#include "parallel/plan.h"
+
+namespace shoal {
+
+// Owns this rank's KV cache and activations. Used by the rank's engine thread only; references outlive it.
+class Runner {
+ public:
+  // `tp`: the ranks of this stage. `pipeline`: all ranks, numbered as in the world. Reserves every buffer.
+  // Errors: kResourceExhausted.
+  static absl::StatusOr<std::unique_ptr<Runner>> Create(const ModelConfig& config, const Plan& plan, int rank,
+                                                        DecoderWeights weights, Device& device, Communicator& tp,
+                                                        Communicator& pipeline);
+
+  // Runs one micro-batch. The result's status carries faults; a rank with one cannot go on.
+  StepResult Run(const StepPlan& plan);
+
+ private:
+  Runner(const ModelConfig& config, const Plan& plan, int rank, DecoderWeights weights, Device& device,
+         Communicator& tp, Communicator& pipeline);
+
+  absl::Status Check(const StepPlan& plan) const;
+  StepInput Upload(const StepPlan& plan);
+  absl::Status ReceiveFromStageBefore(int tokens);
+  absl::Status SendToStageAfter(int tokens);
+  absl::Status Compute(const StepPlan& plan, StepResult& result);
+  void QueueCandidates(const StepPlan& plan, StepResult& result);
+
+  const ModelConfig& config_;
+  const Plan& plan_;
+  const RankPlan& rank_;
+  DecoderWeights weights_;
+  Device& device_;
+  Communicator& tp_;
+  Communicator& pipeline_;
+  KvCache kv_;
+  OwnedActivations activations_;
+  std::unique_ptr<DecoderContext> context_;
+  std::vector<int32_t> block_table_;  // Host copy, [S, max_blocks]; must live until Synchronize.
+  int64_t last_end_ns_ = 0;
+  int64_t waited_ns_ = 0;  // Of the running step: for the stage before.
+};
+
+}  // namespace shoal

@@ -1,0 +1,179 @@
+// Attention of one work item: some tokens of one sequence times the query heads that share a KV head, over paged KV.
+//
+// Keys are taken 16 at a time, in order of position, within KV blocks. Each (token, head) row keeps its own online
+// softmax state and sees the same sequence of operations whatever else is in the item:
+//   score[key] = scale * (chain of fma over d);  m' = max(m, scores);  p = exp(score - m');
+//   l = l * exp(m - m') + sum of p (16 lanes, by halves);  o[d] = o[d] * exp(m - m') + chain of fma over keys.
+// A 16-key tile of K is transposed once for all rows, so scores need no sums across lanes.
+// Bound: K and V are read once per item from memory; the transposed tile and V stay in L1.
+#pragma once
+
+#include <cstdint>
+
+#include "kernels/cpu/kernel_table.h"
+#include "kernels/cpu/row_kernels.h"
+
+namespace shoal::cpu {
+namespace {
+
+// Views into an item's scratch. Rows are [token][head].
+struct AttentionState {
+  float* keys;     // [head_dim][16]
+  float* values;   // [16][head_dim], f16 caches only.
+  float* scores;   // [rows][16]
+  float* outputs;  // [rows][padded]
+  float* largest;  // [rows]
+  float* total;    // [rows]
+  int64_t padded;  // head_dim up to a multiple of 16.
+};
+
+inline AttentionState SplitScratch(float* scratch, int64_t head_dim) {
+  AttentionState s{};
+  s.padded = (head_dim + 15) / 16 * 16;
+  s.keys = scratch;
+  s.values = s.keys + 16 * s.padded;
+  s.scores = s.values + 16 * s.padded;
+  s.outputs = s.scores + kAttentionRows * 16;
+  s.largest = s.outputs + kAttentionRows * s.padded;
+  s.total = s.largest + kAttentionRows;
+  return s;
+}
+
+// Scores of rows [row, row + N) against the transposed tile.
+template <class L, int N>
+void ScoreRows(const AttentionArgs& args, const AttentionItem& item, const AttentionState& s, int64_t row) {
+  using F = typename L::F;
+  const float* q[N];
+  F sum[N];
+  for (int i = 0; i < N; ++i) {
+    q[i] = args.q + (item.token + (row + i) / item.heads) * args.q_stride +
+           (item.head + (row + i) % item.heads) * args.head_dim;
+    sum[i] = L::Set(0.0f);
+  }
+  for (int64_t d = 0; d < args.head_dim; ++d) {
+    const F key = L::Load(s.keys + d * 16);
+    for (int i = 0; i < N; ++i) sum[i] = L::Fma(L::Set(q[i][d]), key, sum[i]);
+  }
+  const F scale = L::Set(args.scale);
+  for (int i = 0; i < N; ++i) L::Store(s.scores + (row + i) * 16, L::Mul(sum[i], scale));
+}
+
+// Turns a row's scores of its first n keys into weights and updates the row's state for a new maximum.
+template <class L>
+void SoftmaxRow(const AttentionState& s, int64_t row, int64_t n) {
+  using F = typename L::F;
+  const F scores = L::Select(L::Load(s.scores + row * 16), L::Set(-__builtin_inff()), n);
+  const float old = s.largest[row];
+  const float fresh = L::MaxOf(scores);
+  const float largest = fresh > old ? fresh : old;
+  const F weights = L::Select(Exp<L>(L::Sub(scores, L::Set(largest))), L::Set(0.0f), n);
+  L::Store(s.scores + row * 16, weights);
+  if (largest != old) {  // Otherwise the factor is exactly 1.
+    alignas(64) float factor[16];
+    L::Store(factor, Exp<L>(L::Set(old - largest)));
+    s.total[row] *= factor[0];
+    const F shrink = L::Set(factor[0]);
+    for (int64_t d = 0; d < s.padded; d += 16) {
+      L::Store(s.outputs + row * s.padded + d, L::Mul(L::Load(s.outputs + row * s.padded + d), shrink));
+    }
+    s.largest[row] = largest;
+  }
+  s.total[row] += L::Sum(weights);
+}
+
+// o += weights * V for rows [row, row + N), which see the first n keys of the tile.
+template <class L, int N>
+void AddValues(const AttentionArgs& args, const AttentionState& s, const float* values, int64_t row, int64_t n) {
+  using F = typename L::F;
+  for (int64_t d = 0; d < args.head_dim; d += 16) {
+    const int64_t left = args.head_dim - d;
+    F out[N];
+    for (int i = 0; i < N; ++i) out[i] = L::Load(s.outputs + (row + i) * s.padded + d);
+    for (int64_t key = 0; key < n; ++key) {
+      const float* at = values + key * args.head_dim + d;
+      const F value = left >= 16 ? L::Load(at) : L::LoadN(at, left);
+      for (int i = 0; i < N; ++i) out[i] = L::Fma(L::Set(s.scores[(row + i) * 16 + key]), value, out[i]);
+    }
+    for (int i = 0; i < N; ++i) L::Store(s.outputs + (row + i) * s.padded + d, out[i]);
+  }
+}
+
+// Takes the rows [begin, end) four at a time with `four`, the rest one by one with `one`.
+template <typename Four, typename One>
+void ForRows(int64_t begin, int64_t end, Four four, One one) {
+  for (; begin + 4 <= end; begin += 4) four(begin);
+  for (; begin < end; ++begin) one(begin);
+}
+
+// One tile: the n <= 16 keys from `position` on, which start at element `at` of the caches.
+template <class L>
+void AttentionTile(const AttentionArgs& args, const AttentionItem& item, const AttentionState& s, int64_t position,
+                   int64_t n, int64_t at) {
+  const int64_t head_dim = args.head_dim;
+  const float* values;
+  if (args.f16) {
+    // The values scratch holds the keys first: both are needed as float, one after the other.
+    const uint16_t* k = static_cast<const uint16_t*>(args.k) + at;
+    for (int64_t i = 0; i < n * head_dim; i += 16) {
+      const int64_t left = n * head_dim - i;
+      L::StoreN(s.values + i, L::LoadF16(k + i, left), left);
+    }
+    L::Transpose(s.values, head_dim, n, head_dim, s.keys);
+    const uint16_t* v = static_cast<const uint16_t*>(args.v) + at;
+    for (int64_t i = 0; i < n * head_dim; i += 16) {
+      const int64_t left = n * head_dim - i;
+      L::StoreN(s.values + i, L::LoadF16(v + i, left), left);
+    }
+    values = s.values;
+  } else {
+    L::Transpose(static_cast<const float*>(args.k) + at, head_dim, n, head_dim, s.keys);
+    values = static_cast<const float*>(args.v) + at;
+  }
+  // Tokens that end before this tile come first; they are done.
+  const int64_t done = position - item.visible + 1;
+  const int64_t first = done > 0 ? done * item.heads : 0;
+  const int64_t rows = item.tokens * item.heads;
+  ForRows(
+      first, rows, [&](int64_t row) { ScoreRows<L, 4>(args, item, s, row); },
+      [&](int64_t row) { ScoreRows<L, 1>(args, item, s, row); });
+  for (int64_t token = first / item.heads; token < item.tokens; ++token) {
+    const int64_t seen = Smaller(n, item.visible + token - position);
+    const int64_t begin = token * item.heads, end = begin + item.heads;
+    for (int64_t row = begin; row < end; ++row) SoftmaxRow<L>(s, row, seen);
+    ForRows(
+        begin, end, [&](int64_t row) { AddValues<L, 4>(args, s, values, row, seen); },
+        [&](int64_t row) { AddValues<L, 1>(args, s, values, row, seen); });
+  }
+}
+
+template <class L>
+void Attention(const AttentionArgs& args, const AttentionItem& item, float* scratch) {
+  using F = typename L::F;
+  const AttentionState s = SplitScratch(scratch, args.head_dim);
+  const int64_t rows = item.tokens * item.heads;
+  for (int64_t row = 0; row < rows; ++row) {
+    s.largest[row] = -__builtin_inff();
+    s.total[row] = 0.0f;
+    for (int64_t d = 0; d < s.padded; ++d) s.outputs[row * s.padded + d] = 0.0f;
+  }
+  const int64_t keys = item.visible + item.tokens - 1;
+  for (int64_t block = 0; block * args.block < keys; ++block) {
+    const int64_t in_block = Smaller(args.block, keys - block * args.block);
+    const int64_t base = (item.blocks[block] * args.kv_heads + item.kv_head) * args.block * args.head_dim;
+    for (int64_t offset = 0; offset < in_block; offset += 16) {
+      AttentionTile<L>(args, item, s, block * args.block + offset, Smaller(16, in_block - offset),
+                       base + offset * args.head_dim);
+    }
+  }
+  for (int64_t row = 0; row < rows; ++row) {
+    float* out =
+        args.out + (item.token + row / item.heads) * args.out_stride + (item.head + row % item.heads) * args.head_dim;
+    const F inverse = L::Set(1.0f / s.total[row]);
+    for (int64_t d = 0; d < args.head_dim; d += 16) {
+      L::StoreN(out + d, L::Mul(L::Load(s.outputs + row * s.padded + d), inverse), args.head_dim - d);
+    }
+  }
+}
+
+}  // namespace
+}  // namespace shoal::cpu

@@ -1,0 +1,131 @@
+// The host CPU as a Device: work is done at once, in the caller's thread and its pool.
+#include <sched.h>
+
+#include <cstring>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "base/status_macros.h"
+#include "base/thread_pool.h"
+#include "kernels/cpu/cpu_features.h"
+#include "kernels/cpu/cpu_ops.h"
+#include "kernels/cpu/pack.h"
+#include "kernels/device.h"
+#include "kernels/host_memory.h"
+
+namespace shoal {
+namespace {
+
+// Takes consecutive parts of one allocation.
+class Parts {
+ public:
+  explicit Parts(std::byte* data) : next_(data) {}
+  Tensor Take(DType dtype, std::initializer_list<int64_t> shape) {
+    const Tensor t = MakeTensor(next_, dtype, shape);
+    next_ += t.bytes();
+    return t;
+  }
+  const std::byte* next() const { return next_; }
+
+ private:
+  std::byte* next_;
+};
+
+class CpuDevice final : public Device {
+ public:
+  CpuDevice(int threads, int64_t memory_budget, const cpu::KernelTable& kernels)
+      : memory_(memory_budget), pool_(threads), kernels_(kernels), ops_(pool_, kernels) {}
+
+  absl::StatusOr<std::unique_ptr<Buffer>> Allocate(MemoryKind kind, int64_t bytes) override {
+    return memory_.Allocate(kind, bytes);
+  }
+
+  absl::StatusOr<Weight> LoadWeight(const HostWeight& host) override {
+    CheckHostWeight(host);
+    const int64_t bytes = WeightBytes(host.format, host.rows, host.cols, host.bias != nullptr);
+    ASSIGN_OR_RETURN(std::unique_ptr<Buffer> buffer, memory_.Allocate(MemoryKind::kWeights, bytes));
+    Weight weight;
+    weight.format = host.format;
+    weight.rows = host.rows;
+    weight.cols = host.cols;
+    weight.group = host.group;
+    const int64_t blocks = (host.rows + kRowBlock - 1) / kRowBlock, padded = blocks * kRowBlock;
+    // In the order of falling alignment, so that every part starts where wide loads like it.
+    Parts parts(buffer->data());
+    if (host.bias != nullptr) weight.bias = parts.Take(DType::kF32, {padded});
+    switch (host.format) {
+      case WeightFormat::kF32:
+      case WeightFormat::kBF16:
+        weight.values =
+            parts.Take(host.format == WeightFormat::kF32 ? DType::kF32 : DType::kBF16, {blocks, host.cols, kRowBlock});
+        break;
+      case WeightFormat::kInt8:
+        weight.scales = parts.Take(DType::kF32, {padded});
+        weight.values = parts.Take(DType::kU8, {blocks, host.cols, kRowBlock});
+        break;
+      case WeightFormat::kInt4:
+        weight.scales = parts.Take(DType::kF32, {padded});
+        weight.values = parts.Take(DType::kU8, {blocks, host.cols / kWeightGroup, 256});
+        weight.group_offsets = parts.Take(DType::kI8, {blocks, host.cols / kWeightGroup, 16});
+        weight.group_scales = parts.Take(DType::kU8, {blocks, host.cols / kWeightGroup, 8});
+        break;
+    }
+    SHOAL_CHECK_EQ(parts.next() - buffer->data(), bytes);
+    cpu::PackWeight(host, pool_, weight);
+    owned_.push_back(std::move(buffer));
+    return weight;
+  }
+
+  absl::StatusOr<Tensor> LoadTensor(const Tensor& host) override {
+    SHOAL_CHECK(host.contiguous());
+    ASSIGN_OR_RETURN(std::unique_ptr<Buffer> buffer, memory_.Allocate(MemoryKind::kWeights, host.bytes()));
+    Tensor tensor = host;
+    tensor.data = buffer->data();
+    std::memcpy(tensor.data, host.data, host.bytes());
+    owned_.push_back(std::move(buffer));
+    return tensor;
+  }
+
+  void CopyIn(const void* host, Tensor out) override {
+    SHOAL_CHECK(out.contiguous());
+    if (out.bytes() > 0) std::memcpy(out.data, host, out.bytes());
+  }
+  void CopyOut(Tensor in, void* host) override {
+    SHOAL_CHECK(in.contiguous());
+    if (in.bytes() > 0) std::memcpy(host, in.data, in.bytes());
+  }
+  absl::Status Synchronize() override { return absl::OkStatus(); }
+  Ops& ops() override { return ops_; }
+  const MemoryLedger& ledger() const override { return memory_.ledger(); }
+  std::string description() const override {
+    return absl::StrCat("cpu, ", pool_.threads(), pool_.threads() == 1 ? " thread, " : " threads, ", kernels_.name);
+  }
+
+ private:
+  HostMemory memory_;
+  ThreadPool pool_;
+  const cpu::KernelTable& kernels_;
+  cpu::CpuOps ops_;
+  std::vector<std::unique_ptr<Buffer>> owned_;
+};
+
+int CoresOfProcess() {
+  cpu_set_t cores;
+  CPU_ZERO(&cores);
+  if (sched_getaffinity(0, sizeof(cores), &cores) != 0) return 1;
+  return std::max(CPU_COUNT(&cores), 1);
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<Device>> CreateCpuDevice(const CpuDeviceOptions& options) {
+  if (options.threads < 0 || options.threads > 1024 || options.memory_budget < 0) {
+    return absl::InvalidArgumentError(absl::StrCat("cpu device: threads ", options.threads, " and memory budget ",
+                                                   options.memory_budget, " must be 0..1024 and not negative"));
+  }
+  ASSIGN_OR_RETURN(const cpu::KernelTable* kernels, cpu::ChooseKernels(options.isa));
+  const int threads = options.threads > 0 ? options.threads : CoresOfProcess();
+  return std::make_unique<CpuDevice>(threads, options.memory_budget, *kernels);
+}
+
+}  // namespace shoal

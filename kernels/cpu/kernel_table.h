@@ -1,0 +1,140 @@
+// The inner loops of the CPU back end, once per instruction set, behind plain function pointers.
+//
+// The files that fill a table are compiled with instruction-set flags. They include this header, the lanes_*.h of their
+// instruction set and the *_kernels.h loops, and nothing else: an inline function of a shared header compiled there
+// could be the copy the linker keeps for the whole program, which would then fault on older CPUs. Hence raw pointers
+// here.
+#pragma once
+
+#include <cstdint>
+
+namespace shoal::cpu {
+
+// Where one or more rows of an Activation go; null pointers are forms not wanted. Strides in elements.
+struct ActivationOut {
+  float* dense;
+  int64_t dense_stride;
+  int8_t* q;
+  int64_t q_stride;
+  float* scale;
+  int64_t scale_stride;
+  int32_t* sum;
+  int64_t sum_stride;
+  int64_t group;  // 32..256 if q is wanted.
+};
+
+struct RmsNormArgs {
+  const double* delta;  // Added to x first, if not null.
+  int64_t delta_stride;
+  float* x;  // Written only when delta is not null.
+  int64_t x_stride;
+  const float* gain;
+  float eps;
+  int64_t cols;
+  ActivationOut out;
+};
+
+struct SiluMulArgs {
+  const float* gate_up;  // [T, 2 * cols]: gate, then up.
+  int64_t stride;
+  int64_t cols;
+  ActivationOut out;
+};
+
+struct QuantizedLinearArgs {
+  const uint8_t* values;  // See pack.h.
+  const uint8_t* group_scales;
+  const int8_t* group_offsets;
+  const float* scales;
+  const float* bias;  // Or null.
+  bool int4;
+  int64_t rows;  // Of the matrix, not padded.
+  int64_t cols;
+  int64_t group;
+  const int8_t* q;  // The activation.
+  int64_t q_stride;
+  const float* x_scale;
+  int64_t x_scale_stride;
+  const int32_t* x_sum;
+  int64_t x_sum_stride;
+  int64_t tokens;
+  float* out;           // Linear; else null.
+  double* partial_out;  // LinearPartial; else null.
+  int64_t out_stride;
+};
+
+struct DenseLinearArgs {
+  const void* values;  // See pack.h.
+  bool bf16;
+  const float* bias;  // Or null.
+  int64_t rows;
+  int64_t cols;
+  int64_t group;
+  const float* x;
+  int64_t x_stride;
+  int64_t tokens;
+  float* out;
+  double* partial_out;
+  int64_t out_stride;
+};
+
+struct AttentionArgs {
+  const float* q;
+  int64_t q_stride;
+  const void* k;  // [num_blocks, kv_heads, block, head_dim]
+  const void* v;
+  bool f16;
+  int64_t kv_heads;
+  int64_t block;
+  int64_t head_dim;
+  float scale;
+  float* out;
+  int64_t out_stride;
+};
+
+// Query rows of one attention work item at most: tokens of one tile times query heads of one KV head.
+constexpr int64_t kAttentionRows = 64;
+
+// Some consecutive tokens of one sequence, and some query heads that read the same KV head.
+struct AttentionItem {
+  const int32_t* blocks;  // The sequence's block table.
+  int64_t token;          // First row of q.
+  int64_t tokens;
+  int64_t visible;  // Keys that the first token sees; each next token sees one more.
+  int64_t kv_head;
+  int64_t head;  // First query head.
+  int64_t heads;
+};
+
+// Floats of scratch that an attention item needs.
+constexpr int64_t AttentionScratch(int64_t head_dim) {
+  const int64_t padded = (head_dim + 15) / 16 * 16;
+  return 16 * padded * 2 + kAttentionRows * (padded + 16 + 2);
+}
+
+struct KernelTable {
+  const char* name;
+  // Rows [begin, end) each.
+  void (*rms_norm)(const RmsNormArgs&, int64_t begin, int64_t end);
+  void (*silu_mul)(const SiluMulArgs&, int64_t begin, int64_t end);
+  void (*quantize)(const float* x, int64_t x_stride, int64_t cols, const ActivationOut&, int64_t begin, int64_t end);
+  void (*add_residual)(const double* delta, float* residual, int64_t n);
+  void (*head_rms_norm)(const float* gain, float eps, int64_t head_dim, int64_t heads, float* row);
+  void (*rope)(const float* cos_sin, int64_t head_dim, int64_t heads, float* row);
+  void (*bf16_to_float)(const uint16_t* in, float* out, int64_t n);
+  void (*float_to_f16)(const float* in, uint16_t* out, int64_t n);
+  // Blocks of 16 weight rows [begin, end), all tokens.
+  void (*quantized_linear)(const QuantizedLinearArgs&, int64_t begin, int64_t end);
+  void (*dense_linear)(const DenseLinearArgs&, int64_t begin, int64_t end);
+  void (*attention)(const AttentionArgs&, const AttentionItem&, float* scratch);
+  void (*top_k)(const float* logits, int64_t n, int64_t k, float* values, int32_t* ids);
+};
+
+const KernelTable& PortableTable();
+const KernelTable& Avx2Table();
+const KernelTable& Avx512Table();
+const KernelTable& AmxTable();
+// The AMX kernels over tiles made of plain loops: the same code path on any machine, for tests.
+const KernelTable& AmxEmulatedTable();
+
+}  // namespace shoal::cpu

@@ -1,0 +1,178 @@
+// Sixteen lanes in one AVX-512 register. Members and results: lanes_portable.h.
+#pragma once
+
+#include <immintrin.h>
+
+#include <cstdint>
+
+namespace shoal::cpu {
+namespace {
+
+struct Avx512Lanes {
+  static constexpr int kBlocks = 2;
+  static constexpr int kTokens = 8;
+
+  using F = __m512;
+  using I = __m512i;
+
+  static __mmask16 Mask(int64_t n) { return n >= 16 ? 0xffff : static_cast<__mmask16>((1u << n) - 1); }
+  static __m256i LoadHalves(const uint16_t* p, int64_t n) {
+    return n >= 16 ? _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)) : _mm256_maskz_loadu_epi16(Mask(n), p);
+  }
+
+  static F Set(float x) { return _mm512_set1_ps(x); }
+  static F Load(const float* p) { return _mm512_loadu_ps(p); }
+  static F LoadN(const float* p, int64_t n) { return _mm512_maskz_loadu_ps(Mask(n), p); }
+  static F LoadBf16(const uint16_t* p, int64_t n) {
+    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(LoadHalves(p, n)), 16));
+  }
+  static F LoadF16(const uint16_t* p, int64_t n) { return _mm512_cvtph_ps(LoadHalves(p, n)); }
+  static F LoadF64(const double* p, int64_t n) {
+    const __mmask16 mask = Mask(n);
+    const __m256 low = _mm512_cvtpd_ps(_mm512_maskz_loadu_pd(static_cast<__mmask8>(mask), p));
+    const __m256 high = _mm512_cvtpd_ps(_mm512_maskz_loadu_pd(static_cast<__mmask8>(mask >> 8), p + 8));
+    return _mm512_insertf32x8(_mm512_castps256_ps512(low), high, 1);
+  }
+  static void Store(float* p, F a) { _mm512_storeu_ps(p, a); }
+  static void StoreN(float* p, F a, int64_t n) { _mm512_mask_storeu_ps(p, Mask(n), a); }
+  static void StoreF16(uint16_t* p, F a, int64_t n) {
+    _mm256_mask_storeu_epi16(p, Mask(n), _mm512_cvtps_ph(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+  }
+
+  static F Add(F a, F b) { return _mm512_add_ps(a, b); }
+  static F Sub(F a, F b) { return _mm512_sub_ps(a, b); }
+  static F Mul(F a, F b) { return _mm512_mul_ps(a, b); }
+  static F Div(F a, F b) { return _mm512_div_ps(a, b); }
+  static F Fma(F a, F b, F c) { return _mm512_fmadd_ps(a, b, c); }
+  static F Max(F a, F b) { return _mm512_max_ps(a, b); }
+  static F Min(F a, F b) { return _mm512_min_ps(a, b); }
+  static F Select(F a, F b, int64_t n) { return _mm512_mask_blend_ps(Mask(n), b, a); }
+  static uint32_t GreaterMask(F a, F b) { return _mm512_cmp_ps_mask(a, b, _CMP_GT_OQ); }
+  static float Sum(F a) {
+    const __m256 b = _mm256_add_ps(_mm512_castps512_ps256(a), _mm512_extractf32x8_ps(a, 1));
+    const __m128 c = _mm_add_ps(_mm256_castps256_ps128(b), _mm256_extractf128_ps(b, 1));
+    const __m128 d = _mm_add_ps(c, _mm_movehl_ps(c, c));
+    return _mm_cvtss_f32(_mm_add_ss(d, _mm_shuffle_ps(d, d, 1)));
+  }
+  static float MaxOf(F a) { return _mm512_reduce_max_ps(a); }
+
+  static I SetI(int32_t x) { return _mm512_set1_epi32(x); }
+  static I LoadI(const int32_t* p) { return _mm512_loadu_si512(p); }
+  static I LoadI8(const int8_t* p) {
+    return _mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+  }
+  static I LoadGroupScales(const uint8_t* p) {
+    const __m128i nibbles = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(p));
+    const __m128i both = _mm_unpacklo_epi64(nibbles, _mm_srli_epi16(nibbles, 4));
+    return _mm512_add_epi32(_mm512_cvtepu8_epi32(_mm_and_si128(both, _mm_set1_epi8(15))), _mm512_set1_epi32(1));
+  }
+  static void StoreI(int32_t* p, I a) { _mm512_storeu_si512(p, a); }
+  static void StoreI8(int8_t* p, I a) { _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtepi32_epi8(a)); }
+  static I AddI(I a, I b) { return _mm512_add_epi32(a, b); }
+  static I SubI(I a, I b) { return _mm512_sub_epi32(a, b); }
+  static I MulI(I a, I b) { return _mm512_mullo_epi32(a, b); }
+  static I AddProduct16(I a, I b, int32_t c) {
+    return _mm512_dpwssd_epi32(a, b, _mm512_set1_epi32(c & 0xffff));  // The high half of b, its sign, counts 0 times.
+  }
+  static I MaxI(I a, I b) { return _mm512_max_epi32(a, b); }
+  static int32_t SumI(I a) { return _mm512_reduce_add_epi32(a); }
+  static int32_t MaxOfI(I a) { return _mm512_reduce_max_epi32(a); }
+  static I AbsBits(F a) { return _mm512_and_si512(_mm512_castps_si512(a), _mm512_set1_epi32(0x7fffffff)); }
+  static I Round(F a) { return _mm512_cvtps_epi32(a); }
+  static F ToFloat(I a) { return _mm512_cvtepi32_ps(a); }
+  static F Pow2(I a) { return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_add_epi32(a, _mm512_set1_epi32(127)), 23)); }
+  static void AddQuantized(double* sum, F a) {
+    const __m512d magic = _mm512_set1_pd(0x1.8p22);
+    const __m512d low = _mm512_cvtps_pd(_mm512_castps512_ps256(a));
+    const __m512d high = _mm512_cvtps_pd(_mm512_extractf32x8_ps(a, 1));
+    _mm512_storeu_pd(sum, _mm512_add_pd(_mm512_loadu_pd(sum), _mm512_sub_pd(_mm512_add_pd(low, magic), magic)));
+    _mm512_storeu_pd(sum + 8,
+                     _mm512_add_pd(_mm512_loadu_pd(sum + 8), _mm512_sub_pd(_mm512_add_pd(high, magic), magic)));
+  }
+
+  static void Transpose(const float* in, int64_t stride, int64_t n, int64_t cols, float* out) {
+    for (int64_t j = 0; j < cols; j += 16) {
+      Transpose16(in + j, stride, n, cols - j < 16 ? cols - j : 16, out + j * 16);
+    }
+  }
+
+  template <int R, int M, bool kStream>
+  static void DotInt8(const uint8_t* const* w, int64_t cols, const int8_t* a, int64_t stride, I out[R][M]) {
+    I sum[R][M];
+    for (int r = 0; r < R; ++r) {
+      for (int m = 0; m < M; ++m) sum[r][m] = _mm512_setzero_si512();
+    }
+    for (int64_t k = 0; k < cols; k += 4) {
+      I block[R];
+      for (int r = 0; r < R; ++r) {
+        if constexpr (kStream) _mm_prefetch(w[r] + k * 16 + kPrefetch, _MM_HINT_T0);
+        block[r] = _mm512_loadu_si512(w[r] + k * 16);
+      }
+      for (int m = 0; m < M; ++m) {
+        const I x = Broadcast4(a + m * stride + k);
+        for (int r = 0; r < R; ++r) sum[r][m] = _mm512_dpbusd_epi32(sum[r][m], block[r], x);
+      }
+    }
+    for (int r = 0; r < R; ++r) {
+      for (int m = 0; m < M; ++m) out[r][m] = sum[r][m];
+    }
+  }
+
+  template <int M>
+  static void DotInt4(const uint8_t* q, const int8_t* a, int64_t stride, I out[M]) {
+    const I low = _mm512_set1_epi8(15);
+    I sum[M];
+    for (int m = 0; m < M; ++m) sum[m] = _mm512_setzero_si512();
+    for (int v = 0; v < 4; ++v) {
+      _mm_prefetch(q + v * 64 + kPrefetch, _MM_HINT_T0);
+      const I both = _mm512_loadu_si512(q + v * 64);
+      const I q0 = _mm512_and_si512(both, low);
+      const I q1 = _mm512_and_si512(_mm512_srli_epi16(both, 4), low);
+      for (int m = 0; m < M; ++m) {
+        const int8_t* x = a + m * stride + v * 8;
+        sum[m] = _mm512_dpbusd_epi32(sum[m], q0, Broadcast4(x));
+        sum[m] = _mm512_dpbusd_epi32(sum[m], q1, Broadcast4(x + 4));
+      }
+    }
+    for (int m = 0; m < M; ++m) out[m] = sum[m];
+  }
+
+ private:
+  static constexpr int kPrefetch = 3072;  // Bytes ahead; past the end of the matrix a prefetch does nothing.
+
+  static I Broadcast4(const int8_t* p) {
+    int32_t bits;
+    __builtin_memcpy(&bits, p, 4);
+    return _mm512_set1_epi32(bits);
+  }
+
+  // A 16 x 16 transpose: 32-bit and 64-bit interleaves, then two rounds of 128-bit moves.
+  static void Transpose16(const float* in, int64_t stride, int64_t n, int64_t cols, float* out) {
+    F r[16], s[16];
+    for (int i = 0; i < 16; ++i) r[i] = i < n ? LoadN(in + i * stride, cols) : _mm512_setzero_ps();
+    for (int i = 0; i < 16; i += 2) {
+      s[i] = _mm512_unpacklo_ps(r[i], r[i + 1]);
+      s[i + 1] = _mm512_unpackhi_ps(r[i], r[i + 1]);
+    }
+    for (int i = 0; i < 16; i += 4) {
+      for (int j = 0; j < 2; ++j) {
+        const __m512d a = _mm512_castps_pd(s[i + j]), b = _mm512_castps_pd(s[i + 2 + j]);
+        r[i + 2 * j] = _mm512_castpd_ps(_mm512_unpacklo_pd(a, b));
+        r[i + 2 * j + 1] = _mm512_castpd_ps(_mm512_unpackhi_pd(a, b));
+      }
+    }
+    // r[4 * i + c], 128-bit part p: rows 4i..4i+3 of column 4p + c.
+    for (int c = 0; c < 4; ++c) {
+      const F a = _mm512_shuffle_f32x4(r[c], r[4 + c], 0x88), b = _mm512_shuffle_f32x4(r[c], r[4 + c], 0xdd);
+      const F d = _mm512_shuffle_f32x4(r[8 + c], r[12 + c], 0x88), e = _mm512_shuffle_f32x4(r[8 + c], r[12 + c], 0xdd);
+      s[c] = _mm512_shuffle_f32x4(a, d, 0x88);
+      s[8 + c] = _mm512_shuffle_f32x4(a, d, 0xdd);
+      s[4 + c] = _mm512_shuffle_f32x4(b, e, 0x88);
+      s[12 + c] = _mm512_shuffle_f32x4(b, e, 0xdd);
+    }
+    for (int64_t j = 0; j < cols; ++j) _mm512_storeu_ps(out + j * 16, s[j]);
+  }
+};
+
+}  // namespace
+}  // namespace shoal::cpu

@@ -1,0 +1,85 @@
+// One accelerator, or the host CPU: its memory, and the single in-order queue of work on it.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <memory>
+#include <string>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "kernels/tensor.h"
+#include "kernels/weight.h"
+
+namespace shoal {
+
+class Ops;
+
+// What a rank's memory is used for.
+enum class MemoryKind : uint8_t { kWeights, kKv, kActivations, kCommunication };
+constexpr int kMemoryKinds = 4;
+
+// Bytes in use by kind, and the hard limit.
+struct MemoryLedger {
+  std::array<int64_t, kMemoryKinds> used{};
+  int64_t budget = 0;
+
+  int64_t total() const {
+    int64_t sum = 0;
+    for (int64_t n : used) sum += n;
+    return sum;
+  }
+};
+
+// Owns device memory; freed when destroyed.
+class Buffer {
+ public:
+  virtual ~Buffer() = default;
+  virtual std::byte* data() const = 0;
+};
+
+// Used by one thread only. Copies and ops return once queued; Synchronize waits for them.
+class Device {
+ public:
+  virtual ~Device() = default;
+
+  // Takes zeroed memory, aligned to 64 bytes, from the rank's budget. Start-up only: nothing allocates once the server
+  // is ready. Errors: kResourceExhausted, with the kind, the bytes asked for and the bytes left.
+  virtual absl::StatusOr<std::unique_ptr<Buffer>> Allocate(MemoryKind kind, int64_t bytes) = 0;
+
+  // Copies a matrix into device memory owned by this Device, in the layout that its Ops read. Start-up only.
+  // Uses WeightBytes(...) bytes of kWeights. Errors: as Allocate.
+  virtual absl::StatusOr<Weight> LoadWeight(const HostWeight& weight) = 0;
+
+  // Copies a row-major table (embedding) or vector (norm gain) into device memory owned by this Device.
+  // Errors: as Allocate.
+  virtual absl::StatusOr<Tensor> LoadTensor(const Tensor& host) = 0;
+
+  // `host` must stay valid until the next Synchronize. Contiguous tensors only.
+  virtual void CopyIn(const void* host, Tensor out) = 0;
+  virtual void CopyOut(Tensor in, void* host) = 0;
+
+  // Waits for all queued work. Returns the first fault since start-up, for ever after.
+  virtual absl::Status Synchronize() = 0;
+
+  virtual Ops& ops() = 0;
+  virtual const MemoryLedger& ledger() const = 0;
+  // For people: "cpu, 2 threads, avx512-vnni".
+  virtual std::string description() const = 0;
+};
+
+struct CpuDeviceOptions {
+  int threads = 0;            // 0: one per core of this process's affinity mask.
+  int64_t memory_budget = 0;  // Bytes; 0: no limit.
+  // "", or one of "portable", "avx2", "avx512", "amx" to force a kernel path (tests, measurements), or "amx-emulated":
+  // the AMX kernels over tiles made of plain loops, on any machine (tests).
+  std::string isa;
+};
+
+// Errors: kInvalidArgument for an unknown isa; kFailedPrecondition if this CPU lacks it.
+absl::StatusOr<std::unique_ptr<Device>> CreateCpuDevice(const CpuDeviceOptions& options);
+
+// Plain double-precision loops: the oracle of the conformance suite.
+std::unique_ptr<Device> CreateReferenceDevice();
+
+}  // namespace shoal

@@ -1,0 +1,325 @@
+#include "model/config.h"
+
+#include <sys/stat.h>
+
+#include <array>
+#include <cmath>
+#include <numbers>
+
+#include "base/json.h"
+#include "base/mapped_file.h"
+#include "base/status_macros.h"
+#include "base/str_cat.h"
+
+namespace shoal {
+namespace {
+
+constexpr size_t kConfigBytesMax = 1 << 20;
+// 2^41 weights are eight times the largest published dense model: what lies beyond is a mistake or an attack.
+constexpr int64_t kParametersMax = int64_t{1} << 41;
+
+enum class Family { kQwen2, kLlama, kQwen3 };
+
+struct FamilyRow {
+  std::string_view architecture;
+  std::string_view model_type;
+  Family family;
+};
+constexpr std::array<FamilyRow, 3> kFamilies = {{{"Qwen2ForCausalLM", "qwen2", Family::kQwen2},
+                                                 {"LlamaForCausalLM", "llama", Family::kLlama},
+                                                 {"Qwen3ForCausalLM", "qwen3", Family::kQwen3}}};
+
+absl::Status Bad(const std::string& where, std::string_view field, std::string_view what) {
+  return absl::InvalidArgumentError(StrCat(where, ": field '", field, "' ", what));
+}
+
+absl::Status Unsupported(const std::string& where, std::string_view field, std::string_view what) {
+  return absl::UnimplementedError(StrCat(where, ": field '", field, "' ", what));
+}
+
+// An integer in [low, high]; absent: `fallback`, or an error if that is below `low`.
+absl::StatusOr<int64_t> BoundedInt(const Json& json, std::string_view field, int64_t low, int64_t high,
+                                   const std::string& where, int64_t fallback = INT64_MIN) {
+  if (!JsonHas(json, field) && fallback >= low) return fallback;
+  ASSIGN_OR_RETURN(const int64_t value, JsonInt(json, field, where));
+  if (value < low || value > high) {
+    return Bad(where, field, StrCat("is ", value, "; supported are ", low, " to ", high));
+  }
+  return value;
+}
+
+// A number in [low, high]; absent: `fallback`, or an error if that is not finite.
+absl::StatusOr<double> BoundedNumber(const Json& json, std::string_view field, double low, double high,
+                                     const std::string& where, double fallback = NAN) {
+  if (!JsonHas(json, field) && std::isfinite(fallback)) return fallback;
+  ASSIGN_OR_RETURN(const double value, JsonNumber(json, field, where));
+  if (!(value >= low && value <= high)) {
+    return Bad(where, field, StrCat("is ", value, "; supported are ", low, " to ", high));
+  }
+  return value;
+}
+
+absl::StatusOr<bool> BoolOr(const Json& json, std::string_view field, bool fallback, const std::string& where) {
+  if (!JsonHas(json, field)) return fallback;
+  return JsonBool(json, field, where);
+}
+
+absl::StatusOr<FamilyRow> ReadFamily(const Json& json, const std::string& where) {
+  std::string architecture;
+  if (JsonHas(json, "architectures")) {
+    const Json& list = json["architectures"];
+    if (!list.is_array() || list.size() != 1 || !list[0].is_string()) {
+      return Bad(where, "architectures", "must be a list of one name");
+    }
+    architecture = list[0].get<std::string>();
+  }
+  ASSIGN_OR_RETURN(const std::string model_type, JsonString(json, "model_type", where));
+  for (const FamilyRow& row : kFamilies) {
+    if (!architecture.empty() ? row.architecture == architecture : row.model_type == model_type) {
+      if (row.model_type != model_type) {
+        return Bad(where, "model_type",
+                   StrCat("is '", model_type.substr(0, 64), "', but ", architecture, " needs '", row.model_type, "'"));
+      }
+      return row;
+    }
+  }
+  const bool by_name = !architecture.empty();
+  return Unsupported(where, by_name ? "architectures" : "model_type",
+                     StrCat("is '", (by_name ? architecture : model_type).substr(0, 64),
+                            "'; supported are Qwen2ForCausalLM, LlamaForCausalLM and Qwen3ForCausalLM"));
+}
+
+absl::StatusOr<ModelShape> ReadShape(const Json& json, Family family, const std::string& where) {
+  ModelShape shape;
+  ASSIGN_OR_RETURN(const int64_t layers, BoundedInt(json, "num_hidden_layers", 1, 1024, where));
+  ASSIGN_OR_RETURN(shape.hidden, BoundedInt(json, "hidden_size", 1, 1 << 17, where));
+  ASSIGN_OR_RETURN(const int64_t heads, BoundedInt(json, "num_attention_heads", 1, 1024, where));
+  // Llama 1 and 2 files may leave it out: every query head has its own KV head.
+  const int64_t kv_default = family == Family::kLlama ? heads : INT64_MIN;
+  ASSIGN_OR_RETURN(const int64_t kv_heads, BoundedInt(json, "num_key_value_heads", 1, heads, where, kv_default));
+  ASSIGN_OR_RETURN(shape.ffn, BoundedInt(json, "intermediate_size", 1, 1 << 20, where));
+  ASSIGN_OR_RETURN(shape.vocab, BoundedInt(json, "vocab_size", 1, 1 << 22, where));
+  shape.layers = static_cast<int>(layers);
+  shape.heads = static_cast<int>(heads);
+  shape.kv_heads = static_cast<int>(kv_heads);
+  if (heads % kv_heads != 0) {
+    return Bad(where, "num_attention_heads",
+               StrCat("is ", heads, ", not a multiple of num_key_value_heads ", kv_heads));
+  }
+  if (JsonHas(json, "head_dim")) {
+    ASSIGN_OR_RETURN(shape.head_dim, BoundedInt(json, "head_dim", 2, 1024, where));
+  } else if (family == Family::kQwen3) {
+    shape.head_dim = 128;  // transformers' default, whatever the hidden size.
+  } else if (shape.hidden % heads != 0) {
+    return Bad(where, "hidden_size",
+               StrCat("is ", shape.hidden, ", not a multiple of num_attention_heads ", heads, "; give head_dim"));
+  } else {
+    shape.head_dim = shape.hidden / heads;
+  }
+  if (shape.head_dim < 2 || shape.head_dim > 1024 || shape.head_dim % 2 != 0) {
+    return Bad(where, "head_dim", StrCat("is ", shape.head_dim, "; it must be even, from 2 to 1024"));
+  }
+  shape.qkv_bias = family == Family::kQwen2;
+  shape.qk_norm = family == Family::kQwen3;
+
+  // With the bounds above no product here comes near 2^63.
+  const int64_t per_layer = shape.hidden * shape.head_dim * 2 * (heads + kv_heads) + 3 * shape.hidden * shape.ffn;
+  const int64_t parameters = layers * per_layer + 2 * shape.vocab * shape.hidden;
+  if (parameters > kParametersMax) {
+    return Bad(where, "hidden_size",
+               StrCat("and the other sizes make ", parameters, " weights, more than the limit of ", kParametersMax));
+  }
+  return shape;
+}
+
+absl::Status ReadRopeScaling(const Json& scaling, std::string_view field, const std::string& where, RopeConfig& rope) {
+  if (!scaling.is_object()) return Bad(where, field, "must be an object");
+  const std::string inside = StrCat(where, ": ", field);
+  std::string type = "default";
+  for (const char* key : {"type", "rope_type"}) {  // Newer files say rope_type; where both are given they must agree.
+    if (!JsonHas(scaling, key)) continue;
+    ASSIGN_OR_RETURN(const std::string given, JsonString(scaling, key, inside));
+    if (type != "default" && type != given)
+      return Bad(inside, key, StrCat("is '", given.substr(0, 64), "', but type is '", type, "'"));
+    type = given.substr(0, 64);
+  }
+  if (type == "default") return absl::OkStatus();
+  if (type != "linear" && type != "llama3") {
+    return Unsupported(inside, "rope_type", StrCat("is '", type, "'; supported are default, linear and llama3"));
+  }
+  ASSIGN_OR_RETURN(rope.factor, BoundedNumber(scaling, "factor", 1, 1e6, inside));
+  rope.kind = RopeConfig::Kind::kLinear;
+  if (type == "linear") return absl::OkStatus();
+  rope.kind = RopeConfig::Kind::kLlama3;
+  ASSIGN_OR_RETURN(rope.low_freq_factor, BoundedNumber(scaling, "low_freq_factor", 1e-3, 1e6, inside));
+  ASSIGN_OR_RETURN(rope.high_freq_factor, BoundedNumber(scaling, "high_freq_factor", 1e-3, 1e6, inside));
+  ASSIGN_OR_RETURN(rope.original_max_position,
+                   BoundedNumber(scaling, "original_max_position_embeddings", 1, 1 << 26, inside));
+  if (rope.high_freq_factor <= rope.low_freq_factor) {
+    return Bad(inside, "high_freq_factor",
+               StrCat("is ", rope.high_freq_factor, ", not above low_freq_factor ", rope.low_freq_factor));
+  }
+  return absl::OkStatus();
+}
+
+// transformers up to 4 writes rope_theta and rope_scaling, 5 one dictionary rope_parameters.
+absl::StatusOr<RopeConfig> ReadRope(const Json& json, const std::string& where) {
+  RopeConfig rope;
+  const bool merged = JsonHas(json, "rope_parameters");
+  if (merged && !json["rope_parameters"].is_object()) return Bad(where, "rope_parameters", "must be an object");
+  const Json& theta_in = merged && JsonHas(json["rope_parameters"], "rope_theta") ? json["rope_parameters"] : json;
+  ASSIGN_OR_RETURN(rope.theta, BoundedNumber(theta_in, "rope_theta", 1, 1e12, where, 10000.0));
+  for (const char* field : {"rope_parameters", "rope_scaling"}) {
+    if (!JsonHas(json, field)) continue;
+    RETURN_IF_ERROR(ReadRopeScaling(json[field], field, where, rope));
+    if (json[field].contains("full_attention")) return Unsupported(where, field, "differs by layer");
+    break;
+  }
+  for (const Json* part : {&json, &theta_in}) {
+    ASSIGN_OR_RETURN(const double rotated, BoundedNumber(*part, "partial_rotary_factor", 0, 1, where, 1.0));
+    if (rotated != 1.0) return Unsupported(where, "partial_rotary_factor", "is not 1");
+  }
+  return rope;
+}
+
+// Features that would change the results and that the decoder does not have.
+absl::Status CheckFeatures(const Json& json, Family family, int layers, const std::string& where) {
+  const std::string act_field = "hidden_act";
+  if (JsonHas(json, act_field)) {
+    ASSIGN_OR_RETURN(const std::string act, JsonString(json, act_field, where));
+    if (act != "silu" && act != "swish") {
+      return Unsupported(where, act_field, StrCat("is '", act.substr(0, 64), "'; supported is silu"));
+    }
+  }
+  if (JsonHas(json, "quantization_config")) {
+    return Unsupported(where, "quantization_config", "is set; give the original, unquantized model");
+  }
+  if (family != Family::kQwen2) {
+    ASSIGN_OR_RETURN(const bool bias, BoolOr(json, "attention_bias", false, where));
+    if (bias) return Unsupported(where, "attention_bias", "is true; biases on o_proj are not supported");
+  }
+  for (const char* field : {"mlp_bias", "use_mrope"}) {
+    ASSIGN_OR_RETURN(const bool on, BoolOr(json, field, false, where));
+    if (on) return Unsupported(where, field, "is true; only false is supported");
+  }
+  if (JsonHas(json, "layer_types")) {
+    const Json& types = json["layer_types"];
+    if (!types.is_array() || types.size() != static_cast<size_t>(layers)) {
+      return Bad(where, "layer_types", StrCat("must be a list of ", layers, " names, one per layer"));
+    }
+    for (const Json& type : types) {
+      if (!type.is_string()) return Bad(where, "layer_types", "must be a list of names");
+      if (type != "full_attention") return Unsupported(where, "layer_types", "holds other kinds than full_attention");
+    }
+    return absl::OkStatus();  // transformers lets it win over the two fields below.
+  }
+  ASSIGN_OR_RETURN(const bool sliding, BoolOr(json, "use_sliding_window", false, where));
+  if (sliding && family != Family::kLlama) {
+    ASSIGN_OR_RETURN(const int64_t full_layers, BoundedInt(json, "max_window_layers", 0, 1 << 20, where, 28));
+    if (JsonHas(json, "sliding_window") && full_layers < layers) {
+      return Unsupported(where, "use_sliding_window", "is true; sliding-window attention is not supported");
+    }
+  }
+  return absl::OkStatus();
+}
+
+// One id, a list of ids, or nothing.
+absl::StatusOr<std::vector<int32_t>> ReadIds(const Json& json, std::string_view field, int64_t vocab,
+                                             const std::string& where) {
+  std::vector<int32_t> ids;
+  if (!JsonHas(json, field)) return ids;
+  const Json& value = json[std::string(field)];
+  const Json list = value.is_array() ? value : Json::array({value});
+  if (list.size() > 1024) return Bad(where, field, "lists more than 1024 ids");
+  for (const Json& id : list) {
+    if (!id.is_number_integer()) return Bad(where, field, "must be an id or a list of ids");
+    const bool inside = id.is_number_unsigned() && id.get<uint64_t>() < static_cast<uint64_t>(vocab);
+    if (!inside) return Bad(where, field, StrCat("holds ", id.dump(), ", which is not in the vocabulary of ", vocab));
+    ids.push_back(id.get<int32_t>());
+  }
+  return ids;
+}
+
+absl::Status ReadGeneration(const Json& json, const std::string& where, ModelConfig& config) {
+  ASSIGN_OR_RETURN(const auto eos, ReadIds(json, "eos_token_id", config.shape.vocab, where));
+  if (!eos.empty()) config.eos_token_ids = eos;
+  ASSIGN_OR_RETURN(const auto bos, ReadIds(json, "bos_token_id", config.shape.vocab, where));
+  if (!bos.empty()) config.bos_token_id = bos[0];
+  ASSIGN_OR_RETURN(const double temperature, BoundedNumber(json, "temperature", 0, 100, where, -1));
+  ASSIGN_OR_RETURN(const double top_p, BoundedNumber(json, "top_p", 0, 1, where, -1));
+  ASSIGN_OR_RETURN(const double penalty, BoundedNumber(json, "repetition_penalty", 1e-3, 1e3, where, -1));
+  ASSIGN_OR_RETURN(const int64_t top_k, BoundedInt(json, "top_k", -1, INT32_MAX, where, -1));
+  ASSIGN_OR_RETURN(const bool sample, BoolOr(json, "do_sample", true, where));
+  config.temperature = sample ? static_cast<float>(temperature) : 0.0f;
+  config.top_p = static_cast<float>(top_p);
+  config.repetition_penalty = static_cast<float>(penalty);
+  config.top_k = static_cast<int>(top_k);
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+absl::StatusOr<ModelConfig> ParseModelConfig(std::string_view text, std::string_view generation_text,
+                                             const std::string& model_dir) {
+  const std::string where = StrCat(model_dir, "/config.json");
+  ASSIGN_OR_RETURN(const Json json, ParseJson(text, where));
+  if (!json.is_object()) return absl::InvalidArgumentError(StrCat(where, ": is not a JSON object"));
+  ModelConfig config;
+  ASSIGN_OR_RETURN(const FamilyRow row, ReadFamily(json, where));
+  config.architecture = row.architecture;
+  config.model_type = row.model_type;
+  ASSIGN_OR_RETURN(config.shape, ReadShape(json, row.family, where));
+  ASSIGN_OR_RETURN(const double eps, BoundedNumber(json, "rms_norm_eps", 0, 0.1, where, 1e-6));
+  config.norm_eps = static_cast<float>(eps);
+  ASSIGN_OR_RETURN(config.rope, ReadRope(json, where));
+  RETURN_IF_ERROR(CheckFeatures(json, row.family, config.shape.layers, where));
+  ASSIGN_OR_RETURN(config.tie_word_embeddings, BoolOr(json, "tie_word_embeddings", false, where));
+  ASSIGN_OR_RETURN(config.max_position_embeddings, BoundedInt(json, "max_position_embeddings", 1, 1 << 26, where));
+  ASSIGN_OR_RETURN(config.eos_token_ids, ReadIds(json, "eos_token_id", config.shape.vocab, where));
+  ASSIGN_OR_RETURN(const auto bos, ReadIds(json, "bos_token_id", config.shape.vocab, where));
+  if (!bos.empty()) config.bos_token_id = bos[0];
+  if (!generation_text.empty()) {
+    const std::string generation_where = StrCat(model_dir, "/generation_config.json");
+    ASSIGN_OR_RETURN(const Json generation, ParseJson(generation_text, generation_where));
+    if (!generation.is_object()) {
+      return absl::InvalidArgumentError(StrCat(generation_where, ": is not a JSON object"));
+    }
+    RETURN_IF_ERROR(ReadGeneration(generation, generation_where, config));
+  }
+  return config;
+}
+
+absl::StatusOr<ModelConfig> LoadModelConfig(const std::string& model_dir) {
+  struct stat info {};
+  if (stat(model_dir.c_str(), &info) != 0) {
+    return absl::NotFoundError(StrCat(model_dir, ": no such model folder"));
+  }
+  if (!S_ISDIR(info.st_mode)) return absl::InvalidArgumentError(StrCat(model_dir, ": is not a folder"));
+  ASSIGN_OR_RETURN(const std::string text, ReadSmallFile(StrCat(model_dir, "/config.json"), kConfigBytesMax));
+  auto generation = ReadSmallFile(StrCat(model_dir, "/generation_config.json"), kConfigBytesMax);
+  if (!generation.ok() && generation.status().code() != absl::StatusCode::kNotFound) return generation.status();
+  return ParseModelConfig(text, generation.ok() ? *generation : "", model_dir);
+}
+
+std::vector<float> RopeInverseFrequencies(const RopeConfig& rope, int64_t head_dim) {
+  std::vector<float> frequencies;
+  frequencies.reserve(head_dim / 2);
+  for (int64_t i = 0; i < head_dim; i += 2) {
+    double frequency = std::pow(rope.theta, -static_cast<double>(i) / static_cast<double>(head_dim));
+    if (rope.kind == RopeConfig::Kind::kLinear) frequency /= rope.factor;
+    if (rope.kind == RopeConfig::Kind::kLlama3) {
+      const double wavelength = 2 * std::numbers::pi / frequency;
+      const double turns = rope.original_max_position / wavelength;  // Within the original context.
+      if (turns < rope.low_freq_factor) {
+        frequency /= rope.factor;
+      } else if (turns <= rope.high_freq_factor) {
+        const double smooth = (turns - rope.low_freq_factor) / (rope.high_freq_factor - rope.low_freq_factor);
+        frequency = (1 - smooth) * frequency / rope.factor + smooth * frequency;
+      }
+    }
+    frequencies.push_back(static_cast<float>(frequency));
+  }
+  return frequencies;
+}
+
+}  // namespace shoal

@@ -1,0 +1,74 @@
+#include "model/decoder.h"
+
+#include "base/status_macros.h"
+#include "parallel/sharded_linear.h"
+
+namespace shoal {
+namespace {
+
+// RETURN_IF_ERROR and `return` of a Status mark exactly the lines that talk to another rank.
+
+absl::Status AttentionBlock(DecoderContext& c, const LayerWeights& w, KvView kv, const StepInput& in,
+                            const Activations& a) {
+  const int64_t dim = c.heads.head_dim;
+  const Tensor q = a.qkv.Cols(0, c.heads.heads * dim);                       // [T, H*D]
+  const Tensor k = a.qkv.Cols(q.cols(), c.heads.kv_heads * dim);             // [T, K*D]
+  const Tensor v = a.qkv.Cols(q.cols() + k.cols(), c.heads.kv_heads * dim);  // [T, K*D]
+  ColumnParallelLinear(c.ops, a.h, w.qkv, a.qkv);                            // [T, (H + 2K)*D]
+  if (!w.q_norm.empty()) {
+    c.ops.HeadRmsNorm(w.q_norm, c.config.norm_eps, q);
+    c.ops.HeadRmsNorm(w.k_norm, c.config.norm_eps, k);
+  }
+  c.ops.Rope(a.rope, q);
+  c.ops.Rope(a.rope, k);
+  c.ops.StoreKv(k, v, in.kv_slots, kv);
+  c.ops.Attention(q, kv, in.attention, c.heads, a.attended);                    // [T, H*D]
+  return RowParallelLinear(c.ops, c.tp, a.attended, w.attention_out, a.delta);  // [T, E], summed over ranks
+}
+
+absl::Status FfnBlock(DecoderContext& c, const LayerWeights& w, const Activations& a) {
+  c.ops.LinearSiluMul(a.h, w.gate_up, a.gate_up, a.ffn);          // [T, F]
+  return RowParallelLinear(c.ops, c.tp, a.ffn, w.down, a.delta);  // [T, E], summed over ranks
+}
+
+// Final norm and vocabulary head, for the sampled rows only.
+void Head(DecoderContext& c, const StepInput& in, const Activations& a) {
+  const int64_t n = in.sample_rows.rows();
+  if (n == 0) return;
+  const Tensor x = c.act.last_x.Rows(n);
+  const Tensor delta = c.act.last_delta.Rows(n);
+  const Activation h = c.act.last_h.Rows(n);
+  c.ops.GatherRows(a.x, in.sample_rows, x);          // [n, E]
+  c.ops.GatherRows(a.delta, in.sample_rows, delta);  // [n, E]
+  c.ops.AddRmsNorm(delta, c.weights.final_norm, c.config.norm_eps, x, h);
+  ColumnParallelLinear(c.ops, h, c.weights.lm_head, c.act.logits.Rows(n));  // [n, V / R]
+}
+
+}  // namespace
+
+absl::Status Forward(DecoderContext& c, const StepInput& in) {
+  const DecoderWeights& w = c.weights;
+  const float eps = c.config.norm_eps;
+  const Activations a = c.act.Rows(in.positions.rows());
+  const bool is_last_stage = c.rank.vocab.size() > 0;
+  if (c.rank.has_embedding) c.ops.Embed(w.embedding, in.ids, a.x);  // [T, E]
+  c.ops.RopeTable(in.positions, c.inv_freq, 1.0f, a.rope);          // [T, D]
+  c.ops.RmsNorm(a.x, w.layers.front().attention_norm, eps, a.h);
+  for (size_t i = 0; i < w.layers.size(); ++i) {
+    const LayerWeights& layer = w.layers[i];
+    RETURN_IF_ERROR(AttentionBlock(c, layer, c.kv[i], in, a));
+    c.ops.AddRmsNorm(a.delta, layer.ffn_norm, eps, a.x, a.h);
+    RETURN_IF_ERROR(FfnBlock(c, layer, a));
+    // The norm that follows a block is fused with the block's residual addition; the last block's is left to the head,
+    // which needs few rows, or to the next stage, which gets the finished sum.
+    if (i + 1 < w.layers.size()) c.ops.AddRmsNorm(a.delta, w.layers[i + 1].attention_norm, eps, a.x, a.h);
+  }
+  if (is_last_stage) {
+    Head(c, in, a);
+  } else {
+    c.ops.AddResidual(a.delta, a.x);
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace shoal

@@ -1,0 +1,179 @@
+#include "model/weights.h"
+
+#include <optional>
+#include <utility>
+
+#include "base/log.h"
+#include "base/status_macros.h"
+#include "base/str_cat.h"
+#include "model/checkpoint.h"
+#include "model/loader_matrix.h"
+#include "model/loader_parallel.h"
+#include "model/loader_tensors.h"
+#include "model/prepare.h"
+#include "model/weight_table.h"
+
+namespace shoal {
+namespace {
+
+// Loads one rank's part, target after target.
+class RankLoader {
+ public:
+  RankLoader(const Checkpoint& checkpoint, bool prepared, const ModelConfig& config, const Plan& plan,
+             const RankPlan& rank, Device& device, const LoadProgress& progress)
+      : checkpoint_(checkpoint),
+        loader_(checkpoint, prepared, LoaderThreads()),
+        config_(config),
+        plan_(plan),
+        rank_(rank),
+        device_(device),
+        progress_(progress) {}
+
+  absl::StatusOr<DecoderWeights> Load() {
+    total_bytes_ = CountBytes();
+    DecoderWeights weights;
+    if (rank_.has_embedding) {
+      ASSIGN_OR_RETURN(weights.embedding, LoadEmbedding());
+    }
+    for (int layer = static_cast<int>(rank_.layers.begin); layer < rank_.layers.end; ++layer) {
+      ASSIGN_OR_RETURN(LayerWeights loaded, LoadLayer(layer));
+      weights.layers.push_back(std::move(loaded));
+    }
+    if (IsLastStage()) {
+      ASSIGN_OR_RETURN(weights.final_norm, LoadNorm(WeightTarget::kFinalNorm, -1));
+      ASSIGN_OR_RETURN(weights.lm_head, LoadMatrix(WeightTarget::kHead, -1));
+    }
+    return weights;
+  }
+
+ private:
+  bool IsLastStage() const { return rank_.layers.end == config_.shape.layers; }
+
+  std::vector<TensorSlice> Slices(WeightTarget target, int layer, bool bias) const {
+    std::vector<TensorSlice> slices;
+    for (ModelTensor& tensor : TensorsOf(config_.shape, target, layer, bias)) {
+      const Range rows = RowsOf(tensor, config_.shape, rank_), cols = ColsOf(tensor, config_.shape, rank_);
+      std::string name = StoredName(tensor, config_, checkpoint_);
+      slices.push_back({std::move(tensor), std::move(name), rows, cols});
+    }
+    return slices;
+  }
+
+  int64_t CountBytes() const {
+    int64_t bytes = 0;
+    const auto add = [&](WeightTarget target, int layer) {
+      for (bool bias : {false, true}) {
+        const WeightFormat format = bias ? WeightFormat::kF32 : FormatOf(target, plan_.formats);
+        for (const TensorSlice& slice : Slices(target, layer, bias)) bytes += loader_.BytesToRead(slice, format);
+      }
+    };
+    if (rank_.has_embedding) add(WeightTarget::kEmbedding, -1);
+    for (int layer = static_cast<int>(rank_.layers.begin); layer < rank_.layers.end; ++layer) {
+      for (WeightTarget target :
+           {WeightTarget::kAttentionNorm, WeightTarget::kFfnNorm, WeightTarget::kQNorm, WeightTarget::kKNorm,
+            WeightTarget::kQkv, WeightTarget::kAttentionOut, WeightTarget::kGateUp, WeightTarget::kDown}) {
+        add(target, layer);
+      }
+    }
+    if (IsLastStage()) {
+      add(WeightTarget::kFinalNorm, -1);
+      add(WeightTarget::kHead, -1);
+    }
+    return bytes;
+  }
+
+  void Report(const std::vector<TensorSlice>& slices, WeightFormat format) {
+    for (const TensorSlice& slice : slices) done_bytes_ += loader_.BytesToRead(slice, format);
+    if (progress_) progress_(done_bytes_, total_bytes_);
+  }
+
+  // Says which part of the model a device error is about. Waits for the copy, because the host memory goes away.
+  template <typename T>
+  absl::StatusOr<T> Copied(absl::StatusOr<T> result, WeightTarget target, int layer) {
+    absl::Status status = result.status();
+    if (status.ok()) status = device_.Synchronize();
+    if (status.ok()) return result;
+    const std::string place = layer < 0 ? "" : StrCat(" of layer ", layer);
+    return absl::Status(status.code(),
+                        ToAbsl(StrCat("loading ", WeightTargetName(target), place, ": ",
+                                      std::string_view(status.message().data(), status.message().size()))));
+  }
+
+  absl::StatusOr<Weight> LoadMatrix(WeightTarget target, int layer) {
+    const WeightFormat format = FormatOf(target, plan_.formats);
+    const std::vector<TensorSlice> slices = Slices(target, layer, false);
+    ASSIGN_OR_RETURN(OwnedMatrix matrix, loader_.Load(slices, format));
+    matrix.view.group = GroupOf(target, config_.shape);
+    const std::vector<TensorSlice> biases = Slices(target, layer, true);
+    if (!biases.empty()) {
+      ASSIGN_OR_RETURN(matrix.bias, loader_.LoadVector(biases));
+      matrix.view.bias = matrix.bias.data();
+    }
+    if (matrix.view.rows == 0 || matrix.view.cols == 0) return Weight{};  // A rank without a share of it.
+    ASSIGN_OR_RETURN(const Weight weight, Copied(device_.LoadWeight(matrix.view), target, layer));
+    Report(slices, format);
+    if (!biases.empty()) Report(biases, WeightFormat::kF32);
+    return weight;
+  }
+
+  absl::StatusOr<Tensor> LoadNorm(WeightTarget target, int layer) {
+    const std::vector<TensorSlice> slices = Slices(target, layer, false);
+    if (slices.empty()) return Tensor{};
+    ASSIGN_OR_RETURN(std::vector<float> gain, loader_.LoadVector(slices));
+    const Tensor host = MakeTensor(gain.data(), DType::kF32, {static_cast<int64_t>(gain.size())});
+    ASSIGN_OR_RETURN(const Tensor tensor, Copied(device_.LoadTensor(host), target, layer));
+    Report(slices, WeightFormat::kF32);
+    return tensor;
+  }
+
+  absl::StatusOr<Tensor> LoadEmbedding() {
+    const WeightFormat format = plan_.formats.embedding;
+    const std::vector<TensorSlice> slices = Slices(WeightTarget::kEmbedding, -1, false);
+    ASSIGN_OR_RETURN(OwnedMatrix matrix, loader_.Load(slices, format));
+    const DType type = format == WeightFormat::kF32 ? DType::kF32 : DType::kBF16;
+    const Tensor host = MakeTensor(matrix.values.get(), type, {matrix.view.rows, matrix.view.cols});
+    ASSIGN_OR_RETURN(const Tensor tensor, Copied(device_.LoadTensor(host), WeightTarget::kEmbedding, -1));
+    Report(slices, format);
+    return tensor;
+  }
+
+  absl::StatusOr<LayerWeights> LoadLayer(int layer) {
+    LayerWeights weights;
+    ASSIGN_OR_RETURN(weights.attention_norm, LoadNorm(WeightTarget::kAttentionNorm, layer));
+    ASSIGN_OR_RETURN(weights.ffn_norm, LoadNorm(WeightTarget::kFfnNorm, layer));
+    ASSIGN_OR_RETURN(weights.q_norm, LoadNorm(WeightTarget::kQNorm, layer));
+    ASSIGN_OR_RETURN(weights.k_norm, LoadNorm(WeightTarget::kKNorm, layer));
+    ASSIGN_OR_RETURN(weights.qkv, LoadMatrix(WeightTarget::kQkv, layer));
+    ASSIGN_OR_RETURN(weights.attention_out, LoadMatrix(WeightTarget::kAttentionOut, layer));
+    ASSIGN_OR_RETURN(weights.gate_up, LoadMatrix(WeightTarget::kGateUp, layer));
+    ASSIGN_OR_RETURN(weights.down, LoadMatrix(WeightTarget::kDown, layer));
+    return weights;
+  }
+
+  const Checkpoint& checkpoint_;
+  const MatrixLoader loader_;
+  const ModelConfig& config_;
+  const Plan& plan_;
+  const RankPlan& rank_;
+  Device& device_;
+  const LoadProgress& progress_;
+  int64_t done_bytes_ = 0;
+  int64_t total_bytes_ = 0;
+};
+
+}  // namespace
+
+absl::StatusOr<DecoderWeights> LoadWeights(const std::string& model_dir, const ModelConfig& config, const Plan& plan,
+                                           const RankPlan& rank, Device& device, const LoadProgress& progress) {
+  RETURN_IF_ERROR(CheckFormats(config.shape, plan.formats));
+  ASSIGN_OR_RETURN(const std::unique_ptr<Checkpoint> checkpoint, Checkpoint::Open(model_dir));
+  ASSIGN_OR_RETURN(const std::optional<FormatPlan> prepared, PreparedFormats(*checkpoint, config.shape));
+  if (prepared.has_value()) RETURN_IF_ERROR(CheckPrepared(model_dir, *prepared, plan.formats));
+  RETURN_IF_ERROR(CheckTensors(*checkpoint, config, plan.formats, prepared.has_value()));
+  RankLoader loader(*checkpoint, prepared.has_value(), config, plan, rank, device, progress);
+  ASSIGN_OR_RETURN(DecoderWeights weights, loader.Load());
+  RETURN_IF_ERROR(checkpoint->CheckUnchanged());
+  return weights;
+}
+
+}  // namespace shoal

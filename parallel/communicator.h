@@ -1,0 +1,33 @@
+// The data plane: tensors between ranks, ordered with Ops on the same device queue.
+#pragma once
+
+#include "absl/status/status.h"
+#include "kernels/tensor.h"
+
+namespace shoal {
+
+// A group of ranks: the tensor-parallel ranks of one stage, or all ranks in a row for the pipeline. Used by one thread.
+class Communicator {
+ public:
+  virtual ~Communicator() = default;
+  virtual int rank() const = 0;
+  virtual int size() const = 0;
+
+  // inout becomes the sum over ranks, with the same bits on every rank. f64 partial results of Ops::LinearPartial are
+  // exact, so any order of additions gives the same sum. inout: [T, E] f64, contiguous.
+  virtual absl::Status AllReduceSum(Tensor inout) = 0;
+
+  // Sends a contiguous tensor to a rank of the group. Returns once `in` may be overwritten by later ops; does not wait
+  // for the receiver while fewer than kSendsInFlight tensors to it are unread.
+  virtual absl::Status Send(Tensor in, int to) = 0;
+  // Waits for the next tensor from a rank, which must have exactly out's bytes.
+  virtual absl::Status Receive(Tensor out, int from) = 0;
+};
+
+constexpr int kSendsInFlight = 8;
+
+// Larger sums are exchanged in pieces of this size, so that what a rank adds up stays in its cache and the memory a
+// communicator needs does not grow with the step.
+constexpr int64_t kAllReduceChunkBytes = int64_t{256} << 10;
+
+}  // namespace shoal

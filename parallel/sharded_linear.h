@@ -1,0 +1,23 @@
+// Linear layers cut over tensor-parallel ranks: the only places of a forward pass that talk to the ranks of a stage.
+#pragma once
+
+#include "absl/status/status.h"
+#include "kernels/ops.h"
+#include "parallel/communicator.h"
+
+namespace shoal {
+
+// y = x W^T with W's rows (output features) split over ranks; each rank gets its slice of y. No traffic.
+inline void ColumnParallelLinear(Ops& ops, const Activation& x, const Weight& weight, Tensor out) {
+  ops.Linear(x, weight, out);
+}
+
+// y = x W^T with W's columns (input features) split over ranks; every rank gets all of y, with the same bits for every
+// number of ranks (ADR 2). out: [T, out] f64.
+inline absl::Status RowParallelLinear(Ops& ops, Communicator& tp, const Activation& x, const Weight& weight,
+                                      Tensor out) {
+  ops.LinearPartial(x, weight, out);
+  return tp.AllReduceSum(out);
+}
+
+}  // namespace shoal

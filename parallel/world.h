@@ -1,0 +1,65 @@
+// The control plane: processes and host bytes.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <optional>
+#include <span>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+
+namespace shoal {
+
+// Streams of messages between two ranks that do not wait for one another.
+enum class Channel : uint8_t { kPlan = 1, kResult = 2, kControl = 3 };
+
+// No message may be larger; a longer one is a bug of the sender, refused by the receiver before memory is taken.
+constexpr int64_t kMessageBytesMax = int64_t{256} << 20;
+
+// How much a receiver may leave unread before its senders give up on it.
+struct WorldLimits {
+  int unread_messages_max = 128;     // Per (sender, receiver).
+  double unread_seconds_max = 10.0;  // Time a sender then waits for one to be read.
+};
+
+// Used by one thread per process. Waiting must not burn a core: implementations test and back off (short spin, yield,
+// then sleeps that grow to about a millisecond), so an idle rank stays well under 2 % of a core.
+class World {
+ public:
+  virtual ~World() = default;
+  virtual int rank() const = 0;
+  virtual int size() const = 0;
+  virtual int local_rank() const = 0;  // Among the ranks on this host; picks the device.
+  virtual int local_size() const = 0;  // Ranks on this host.
+
+  // Queues a message; returns once `bytes` may be reused, without waiting for the receiver. Messages of one
+  // (sender, receiver, channel) arrive in order. `to` may not be this rank.
+  // Errors: kResourceExhausted if the receiver has left a bounded number of messages unread for too long.
+  virtual absl::Status Send(int to, Channel channel, std::span<const std::byte> bytes) = 0;
+
+  // Waits for the next message from `from` on `channel`.
+  virtual absl::StatusOr<std::vector<std::byte>> Receive(int from, Channel channel) = 0;
+
+  // The next message from any rank on `channel`, if one has arrived, and who sent it.
+  struct Message {
+    int from;
+    std::vector<std::byte> bytes;
+  };
+  virtual absl::StatusOr<std::optional<Message>> TryReceive(Channel channel) = 0;
+
+  // Every rank's bytes, in rank order, on every rank. Collective.
+  virtual absl::StatusOr<std::vector<std::vector<std::byte>>> AllGather(std::span<const std::byte> bytes) = 0;
+};
+
+// OK on every rank if all ranks passed OK; else the first rank's error ("rank 2: ..."), on every rank. Collective, so
+// that no rank waits for one that failed.
+absl::Status AgreeOn(World& world, const absl::Status& mine);
+
+// Checks a partition of the ranks into groups before communicators are made of them: every rank gives the list of its
+// own group, and all members of a group must give the same one. Collective, with the same verdict on every rank.
+// Errors: kInvalidArgument naming the first rank whose group is not one.
+absl::Status CheckGroups(World& world, std::span<const int> group);
+
+}  // namespace shoal

@@ -1,0 +1,13 @@
+// Our statuses on the wire.
+#pragma once
+
+#include "absl/status/status.h"
+#include "grpcpp/support/status.h"
+
+namespace shoal {
+
+// The same code and message. RESOURCE_EXHAUSTED carries a google.rpc.RetryInfo in grpc-status-details-bin.
+// Messages are cut to what fits into HTTP/2 trailers and made valid UTF-8.
+grpc::Status ToGrpcStatus(const absl::Status& status);
+
+}  // namespace shoal

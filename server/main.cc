@@ -1,0 +1,359 @@
+// shoal-server: the rank program. The composition root: the only file that knows which world, communicator and device
+// the rest of the code was given.
+#include <sched.h>
+#include <signal.h>
+#include <sys/prctl.h>
+
+#include <algorithm>
+#include <atomic>
+#include <chrono>
+#include <cstdio>
+#include <memory>
+#include <numeric>
+#include <optional>
+#include <span>
+#include <string>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include "base/log.h"
+#include "base/status_macros.h"
+#include "base/str_cat.h"
+#include "engine/engine.h"
+#include "engine/runner.h"
+#include "engine/worker_loop.h"
+#include "engine/world_executor.h"
+#include "kernels/device.h"
+#include "model/chat_template.h"
+#include "model/config.h"
+#include "model/prepare.h"
+#include "model/tokenizer.h"
+#include "model/weights.h"
+#include "parallel/mpi_communicator.h"
+#include "parallel/mpi_world.h"
+#include "parallel/plan.h"
+#include "parallel/plan_text.h"
+#include "server/config.h"
+#include "server/port.h"
+#include "server/server.h"
+#include "server/wiring.h"
+
+namespace shoal {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+// Exit codes: 0 drained, and these.
+constexpr int kExitFault = 1;
+constexpr int kExitRefused = 2;
+constexpr int kExitMemory = 3;
+constexpr int kExitPort = 4;
+
+constexpr char kHelp[] =
+    R"(shoal-server: one rank of a Shoal server. Started by mpirun, one process per device:
+
+  mpirun -n 2 shoal-server --config configs/demo_tp2.textproto
+
+Options:
+  --config FILE        deployment in protobuf text format (proto/shoal/v1/config.proto); required
+  --listen HOST:PORT   address of the gRPC front end of rank 0, in place of the configuration's
+  --help               this text
+
+Rank 0 prints a line "ready: ..." once requests are served. SIGTERM to rank 0, or `shoal drain`, lets running requests
+finish and ends all ranks with exit code 0. Other exit codes: 1 fault, 2 configuration, model or plan refused,
+3 not enough memory, 4 port in use.
+)";
+
+struct Arguments {
+  std::string config;
+  std::string listen;
+  bool help = false;
+};
+
+absl::StatusOr<Arguments> ParseArguments(int argc, char** argv) {
+  Arguments arguments;
+  for (int i = 1; i < argc; ++i) {
+    const std::string name = argv[i];
+    if (name == "--help" || name == "-h") {
+      arguments.help = true;
+      continue;
+    }
+    std::string* value = name == "--config" ? &arguments.config : name == "--listen" ? &arguments.listen : nullptr;
+    if (value == nullptr) {
+      return absl::InvalidArgumentError(StrCat("unknown argument '", name, "'; see shoal-server --help"));
+    }
+    if (++i >= argc) return absl::InvalidArgumentError(StrCat(name, " needs a value; see shoal-server --help"));
+    *value = argv[i];
+  }
+  if (!arguments.help && arguments.config.empty()) {
+    return absl::InvalidArgumentError("--config FILE is missing; see shoal-server --help");
+  }
+  return arguments;
+}
+
+int ExitCode(const absl::Status& status) {
+  switch (status.code()) {
+    case absl::StatusCode::kOk:
+      return 0;
+    case absl::StatusCode::kResourceExhausted:
+      return kExitMemory;
+    case absl::StatusCode::kAlreadyExists:
+      return kExitPort;
+    case absl::StatusCode::kInvalidArgument:
+    case absl::StatusCode::kNotFound:
+    case absl::StatusCode::kPermissionDenied:
+    case absl::StatusCode::kUnimplemented:
+    case absl::StatusCode::kFailedPrecondition:
+      return kExitRefused;
+    default:
+      return kExitFault;
+  }
+}
+
+// What every rank needs to run steps. Destroyed in reverse order: the device last but for the world.
+struct Rank {
+  ModelConfig model;
+  Plan plan;
+  std::unique_ptr<Communicator> tp;
+  std::unique_ptr<Communicator> pipeline;
+  std::unique_ptr<Device> device;
+  std::unique_ptr<Runner> runner;
+};
+
+// Every rank has made the plan on its own; one that was given other files must not go on.
+absl::Status AgreeOnPlan(World& world, const Plan& plan) {
+  const std::string text = PlanToJson(plan).dump();
+  ASSIGN_OR_RETURN(const auto texts, world.AllGather(std::as_bytes(std::span(text))));
+  for (size_t rank = 1; rank < texts.size(); ++rank) {
+    if (texts[rank] != texts[0]) {
+      return absl::FailedPreconditionError(
+          StrCat("rank ", rank, " has another plan than rank 0; give every rank the same configuration and model"));
+    }
+  }
+  return absl::OkStatus();
+}
+
+// Start-up in phases; after each, all ranks go on together or leave together.
+absl::Status MakePlanForAll(MpiWorld& world, const Config& config, Rank& rank) {
+  const auto local = [&]() -> absl::Status {
+    ASSIGN_OR_RETURN(rank.model, LoadModelConfig(config.model_dir));
+    ASSIGN_OR_RETURN(const std::optional<FormatPlan> prepared, PreparedFormats(config.model_dir));
+    ASSIGN_OR_RETURN(const PlanRequest request, MakePlanRequest(config, rank.model, world.size(), prepared));
+    ASSIGN_OR_RETURN(rank.plan, MakePlan(request));
+    return absl::OkStatus();
+  };
+  RETURN_IF_ERROR(AgreeOn(world, local()));
+  RETURN_IF_ERROR(AgreeOnPlan(world, rank.plan));
+  std::vector<int> everyone(world.size());
+  std::iota(everyone.begin(), everyone.end(), 0);
+  ASSIGN_OR_RETURN(rank.tp, CreateMpiCommunicator(world, rank.plan.stages[rank.plan.ranks[world.rank()].stage]));
+  ASSIGN_OR_RETURN(rank.pipeline, CreateMpiCommunicator(world, everyone));
+  return absl::OkStatus();
+}
+
+// Cores this process may use, shared with the other ranks of the host.
+int ThreadsPerRank(const Config& config, const MpiWorld& world) {
+  if (config.proto.threads() > 0) return config.proto.threads();
+  cpu_set_t set;
+  CPU_ZERO(&set);
+  if (sched_getaffinity(0, sizeof(set), &set) != 0) return 1;
+  return std::max(1, CPU_COUNT(&set) / std::max(1, world.local_size()));
+}
+
+absl::Status LoadForAll(MpiWorld& world, const Config& config, Rank& rank) {
+  const RankPlan& mine = rank.plan.ranks[world.rank()];
+  const auto local = [&]() -> absl::Status {
+    const int64_t budget = mine.memory.budget == 0 ? 0 : mine.memory.budget - mine.memory.reserved;
+    ASSIGN_OR_RETURN(rank.device,
+                     CreateCpuDevice({.threads = ThreadsPerRank(config, world), .memory_budget = budget, .isa = ""}));
+    Clock::time_point last_report = Clock::now();
+    const auto progress = [&](int64_t done, int64_t total) {
+      const Clock::time_point now = Clock::now();
+      if (world.rank() != 0 || now - last_report < std::chrono::seconds(2)) return;
+      last_report = now;
+      LogInfo("loading ", config.model_dir, ": ", done * 100 / std::max<int64_t>(total, 1), " %");
+    };
+    ASSIGN_OR_RETURN(DecoderWeights weights,
+                     LoadWeights(config.model_dir, rank.model, rank.plan, mine, *rank.device, progress));
+    ASSIGN_OR_RETURN(rank.runner, Runner::Create(rank.model, rank.plan, world.rank(), std::move(weights), *rank.device,
+                                                 *rank.tp, *rank.pipeline));
+    return absl::OkStatus();
+  };
+  return AgreeOn(world, local());
+}
+
+// Turns SIGTERM and SIGINT, blocked in every thread, into a drain.
+class SignalDrain {
+ public:
+  explicit SignalDrain(ShoalServer& server)
+      : thread_([this, &server] {
+          sigset_t set;
+          sigemptyset(&set);
+          sigaddset(&set, SIGTERM);
+          sigaddset(&set, SIGINT);
+          const timespec look{0, 100'000'000};
+          while (!stop_) {
+            if (sigtimedwait(&set, nullptr, &look) > 0) {
+              LogInfo("draining: signal received");
+              server.Drain();
+            }
+          }
+        }) {}
+  ~SignalDrain() {
+    stop_ = true;
+    thread_.join();
+  }
+
+ private:
+  std::atomic<bool> stop_ = false;
+  std::thread thread_;
+};
+
+void BlockDrainSignals() {
+  sigset_t set;
+  sigemptyset(&set);
+  sigaddset(&set, SIGTERM);
+  sigaddset(&set, SIGINT);
+  pthread_sigmask(SIG_BLOCK, &set, nullptr);
+}
+
+// Every rank's memory as its device counts it, for GetLoads and GetPlan. Collective.
+absl::StatusOr<std::vector<v1::RankMemory>> GatherMemory(MpiWorld& world, const Rank& rank) {
+  const MemoryLedger& ledger = rank.device->ledger();
+  const RankMemory& planned = rank.plan.ranks[world.rank()].memory;
+  v1::RankMemory mine;
+  mine.set_rank(world.rank());
+  mine.set_weights_bytes(ledger.used[static_cast<int>(MemoryKind::kWeights)]);
+  mine.set_kv_bytes(ledger.used[static_cast<int>(MemoryKind::kKv)]);
+  mine.set_activations_bytes(ledger.used[static_cast<int>(MemoryKind::kActivations)]);
+  mine.set_communication_bytes(planned.communication);
+  mine.set_reserved_bytes(planned.reserved);
+  mine.set_total_bytes(ledger.total() + planned.communication + planned.reserved);
+  mine.set_budget_bytes(planned.budget);
+  mine.set_device(rank.device->description());
+  const std::string bytes = mine.SerializeAsString();
+  ASSIGN_OR_RETURN(const auto all, world.AllGather(std::as_bytes(std::span(bytes))));
+  std::vector<v1::RankMemory> memory(all.size());
+  for (size_t i = 0; i < all.size(); ++i) {
+    if (!memory[i].ParseFromArray(all[i].data(), static_cast<int>(all[i].size()))) {
+      return absl::InternalError(StrCat("rank ", i, ": cannot read its memory report"));
+    }
+  }
+  return memory;
+}
+
+// What turns text into ids and back.
+struct TextModel {
+  std::unique_ptr<Tokenizer> tokenizer;
+  std::unique_ptr<ChatTemplate> chat;  // Null if the model has none.
+};
+
+absl::StatusOr<TextModel> LoadTextModel(const std::string& model_dir) {
+  TextModel text;
+  ASSIGN_OR_RETURN(text.tokenizer, Tokenizer::Load(model_dir));
+  absl::StatusOr<std::unique_ptr<ChatTemplate>> chat = ChatTemplate::Load(model_dir);
+  if (!chat.ok() && !absl::IsNotFound(chat.status())) return chat.status();
+  if (chat.ok()) text.chat = *std::move(chat);
+  return text;
+}
+
+ServingModel MakeServingModel(const Config& config, const Rank& rank, const std::vector<v1::RankMemory>& memory,
+                              const TextModel& text, EngineClient& engine) {
+  ServingModel serving;
+  serving.engine = &engine;
+  serving.tokenizer = text.tokenizer.get();
+  if (text.chat != nullptr) serving.render_chat = MakeChatRenderer(text.chat.get());
+  serving.defaults = MakeGenerationDefaults(rank.model);
+  serving.info = MakeModelInfo(config, rank.model, rank.plan, text.chat != nullptr);
+  serving.plan = PlanToProto(rank.plan);
+  for (int i = 0; i < serving.plan.ranks_size(); ++i) *serving.plan.mutable_ranks(i)->mutable_memory() = memory[i];
+  return serving;
+}
+
+double SecondsSince(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
+
+absl::Status RunFrontEnd(MpiWorld& world, const Config& config, Rank& rank, Clock::time_point started) {
+  ASSIGN_OR_RETURN(const std::vector<v1::RankMemory> memory, GatherMemory(world, rank));
+  WorldExecutor executor(world, rank.plan, *rank.runner);
+  const std::unique_ptr<Engine> engine = CreateEngine(
+      MakeEngineOptions(config, rank.plan.kv_blocks, rank.plan.max_context, rank.model.shape.vocab), executor);
+  TextModel text;
+  std::unique_ptr<ShoalServer> server;
+  const auto listen = [&]() -> absl::Status {
+    ASSIGN_OR_RETURN(text, LoadTextModel(config.model_dir));
+    ASSIGN_OR_RETURN(
+        server, ShoalServer::Start(MakeServerOptions(config), MakeServingModel(config, rank, memory, text, *engine)));
+    return absl::OkStatus();
+  };
+  RETURN_IF_ERROR(AgreeOn(world, listen()));
+  const SignalDrain signals(*server);
+  server->SetReady();
+  LogInfo("ready: ", config.served_model_name, " on ", server->address().ToString(), ", ", world.size(),
+          world.size() == 1 ? " rank, " : " ranks, ", rank.plan.kv_tokens(), " tokens of KV cache, ",
+          rank.device->description(), ", after ", static_cast<int>(SecondsSince(started) * 1000), " ms");
+  const absl::Status status = engine->Run();
+  server->Shutdown(/*grace_seconds=*/status.ok() ? 5 : 1);
+  if (!status.ok()) {
+    // Some rank is gone or broken: waiting for it would hang.
+    LogError(status.message());
+    AbortWorld(ExitCode(status));
+  }
+  return status;
+}
+
+absl::Status RunRank(MpiWorld& world, const Arguments& arguments, Clock::time_point started) {
+  Config config;
+  const auto read = [&]() -> absl::Status {
+    ASSIGN_OR_RETURN(config, LoadConfig(arguments.config));
+    if (!arguments.listen.empty()) RETURN_IF_ERROR(OverrideListen(arguments.listen, &config));
+    return world.rank() == 0 ? CheckPortIsFree(config.listen) : absl::OkStatus();
+  };
+  RETURN_IF_ERROR(AgreeOn(world, read()));
+  SetLogLevel(static_cast<LogLevel>(config.proto.log_level()));
+  Rank rank;
+  RETURN_IF_ERROR(MakePlanForAll(world, config, rank));
+  RETURN_IF_ERROR(LoadForAll(world, config, rank));
+  if (world.rank() == 0) return RunFrontEnd(world, config, rank, started);
+  RETURN_IF_ERROR(GatherMemory(world, rank).status());
+  RETURN_IF_ERROR(AgreeOn(world, absl::OkStatus()));  // With rank 0's front end.
+  const absl::Status status = RunWorkerLoop(world, *rank.runner);
+  if (!status.ok()) {
+    // Rank 0 has been told, or is the one that failed: it ends the job. If it cannot, this does, after a moment.
+    LogError(status.message());
+    std::this_thread::sleep_for(std::chrono::seconds(1));
+    AbortWorld(ExitCode(status));
+  }
+  return status;
+}
+
+int Main(int argc, char** argv) {
+  const Clock::time_point started = Clock::now();
+  const absl::StatusOr<Arguments> arguments = ParseArguments(argc, argv);
+  if (arguments.ok() && arguments->help) {
+    std::fputs(kHelp, stdout);
+    return 0;
+  }
+  prctl(PR_SET_PDEATHSIG, SIGKILL);  // No rank outlives its mpirun.
+  signal(SIGPIPE, SIG_IGN);
+  absl::StatusOr<std::unique_ptr<MpiWorld>> world = MpiWorld::Create(&argc, &argv);
+  if (!world.ok()) {
+    LogError(world.status().message());
+    return kExitFault;
+  }
+  SetLogRank((*world)->rank());
+  // Other ranks keep the default action: mpirun's SIGTERM ends them at once.
+  if ((*world)->rank() == 0) BlockDrainSignals();
+  absl::Status status = AgreeOn(**world, arguments.status());
+  const bool started_up = status.ok();
+  if (started_up) status = RunRank(**world, *arguments, started);
+  if (!status.ok() && (*world)->rank() == 0) LogError(status.message());
+  const absl::Status finalized = (*world)->Finalize();
+  if (!finalized.ok()) AbortWorld(kExitFault);
+  return ExitCode(status);
+}
+
+}  // namespace
+}  // namespace shoal
+
+int main(int argc, char** argv) { return shoal::Main(argc, argv); }

@@ -1,0 +1,52 @@
+#include "server/worker_pool.h"
+
+#include <utility>
+
+namespace shoal {
+
+WorkerPool::WorkerPool(int threads, size_t queue_max) : queue_max_(queue_max) {
+  for (int i = 0; i < threads; ++i) threads_.emplace_back([this] { Work(); });
+}
+
+WorkerPool::~WorkerPool() {
+  {
+    std::lock_guard lock(mutex_);
+    stop_ = true;
+  }
+  wake_.notify_all();
+  for (std::thread& thread : threads_) thread.join();
+}
+
+bool WorkerPool::Submit(std::function<void()> job) {
+  bool wake = false;
+  {
+    std::lock_guard lock(mutex_);
+    if (stop_ || jobs_.size() >= queue_max_) return false;
+    jobs_.push_back(std::move(job));
+    wake = sleeping_ > 0;
+  }
+  // A system call only when somebody sleeps: the engine thread submits for every stream in every step.
+  if (wake) wake_.notify_one();
+  return true;
+}
+
+void WorkerPool::Work() {
+  std::unique_lock lock(mutex_);
+  while (true) {
+    if (jobs_.empty()) {
+      if (stop_) return;
+      ++sleeping_;
+      wake_.wait(lock, [this] { return stop_ || !jobs_.empty(); });
+      --sleeping_;
+      continue;
+    }
+    std::function<void()> job = std::move(jobs_.front());
+    jobs_.pop_front();
+    lock.unlock();
+    job();
+    job = nullptr;  // What it holds is let go outside of the lock.
+    lock.lock();
+  }
+}
+
+}  // namespace shoal

@@ -1,0 +1,269 @@
+"""The `shoal` command: the forms that scripts rely on."""
+import json
+import os
+import pathlib
+import shutil
+import subprocess
+import tempfile
+import time
+import unittest
+
+from tests.support.cluster import DEMO_MODEL, GOLDEN, ROOT, SERVER, SHOAL, Cluster, free_port, run_program
+from tests.support.load import FIFTY_PROMPTS, run_all, tokens_of
+
+COMMANDS = ("generate", "chat", "plan", "tokenize", "drain", "quantize", "make-model", "bench")
+PLANS = {  # config: (ranks, stages)
+    "demo_single": (1, 1), "demo_tp2": (2, 1), "demo_tp3": (3, 1), "demo_tp4": (4, 1), "demo_pp2": (2, 2), "demo_pp3": (3, 3),
+    "demo_tp2_pp2": (4, 2), "demo_auto": (2, None), "r1_distill_qwen_1_5b_2x4gb": (2, None),
+    "r1_distill_qwen_7b_4x4gb": (4, None), "r1_distill_qwen_14b_6x6gb": (6, None),
+}
+
+
+class WithoutServerTest(unittest.TestCase):
+    """Commands that need no server."""
+
+    def setUp(self):
+        self.directory = pathlib.Path(tempfile.mkdtemp(prefix="shoal-cli-"))
+        self.addCleanup(shutil.rmtree, self.directory, ignore_errors=True)
+
+    def good(self, *arguments, stdin="", seconds=60):
+        """Runs `shoal` and returns its standard output; it must succeed."""
+        status, out, err, _ = run_program([SHOAL, *arguments], seconds, stdin)
+        self.assertEqual(status, 0, f"{arguments}: {err}")
+        return out
+
+    def refused(self, expected, *arguments, status=None, stdin=""):
+        """Runs `shoal`; it must fail with one line that holds `expected`."""
+        found, out, err, seconds = run_program([SHOAL, *arguments], 20, stdin)
+        self.assertNotEqual(found, 0, f"{arguments}: {out}")
+        if status is not None:
+            self.assertEqual(found, status, err)
+        self.assertIn(expected, err)
+        self.assertEqual(len(err.strip().splitlines()), 1, err)
+        self.assertLess(seconds, 10)
+
+    def test_every_command_has_help(self):
+        for program in (SHOAL, SERVER):
+            status, out, _, _ = run_program([program, "--help"])
+            self.assertEqual(status, 0)
+            self.assertGreater(len(out), 100)
+        overview = self.good("--help")
+        for command in COMMANDS:
+            self.assertIn(command, overview)
+            text = self.good(command, "--help")
+            self.assertIn("--", text)
+            self.assertGreater(len(text), 100, text)
+
+    def test_wrong_arguments(self):
+        self.refused("no-such-command", "no-such-command", status=2)
+        for command in COMMANDS:
+            self.refused("no-such-flag", command, "--no-such-flag", status=2)
+        self.refused("--config", "plan", status=2)
+        self.refused("--prompt", "generate", "--server", "127.0.0.1:1", status=2)
+        self.refused("max-tokens", "generate", "--server", "127.0.0.1:1", "--prompt", "x", "--max-tokens", "many", status=2)
+        self.refused("huge-shape", "make-model", "--shape", "huge-shape", "--out", self.directory / "x")
+
+    def test_nobody_there(self):
+        address = f"127.0.0.1:{free_port()}"
+        self.refused(address, "generate", "--server", address, "--prompt", "x", status=1)
+        self.refused(address, "drain", "--server", address, status=1)
+
+    def test_tokenize_gives_the_golden_ids(self):
+        golden = json.loads((GOLDEN / "demo_tokenizer.json").read_text())["strings"]
+        lines = [entry for entry in golden if not set(entry["text"]) & set("\n\r\0") and "<|" not in entry["text"]]
+        out = self.good("tokenize", "--model", DEMO_MODEL, stdin="".join(entry["text"] + "\n" for entry in lines))
+        found = [[int(word) for word in line.split()] for line in out.split("\n")[:len(lines)]]
+        for entry, ids in zip(lines, found):
+            self.assertEqual(ids, entry["ids"], repr(entry["text"]))
+        self.assertGreater(len(lines), 40)
+
+    def test_tokenize_refuses_what_it_cannot_read(self):
+        self.refused("nowhere", "tokenize", "--model", self.directory / "nowhere", stdin="x\n")
+        status, _, err, _ = run_program(["bash", "-c", f"printf 'ok\\n\\xff\\n' | {SHOAL} tokenize --model {DEMO_MODEL}"])
+        self.assertNotEqual(status, 0)
+        self.assertIn("UTF-8", err)
+
+    def test_plan_of_every_config(self):
+        configs = sorted(path.stem for path in (ROOT / "configs").glob("*.textproto"))
+        self.assertLessEqual(set(PLANS), set(configs))
+        for name in configs:
+            with self.subTest(name):
+                ranks, stages = PLANS.get(name, (None, None))
+                arguments = ["plan", "--config", ROOT / "configs" / f"{name}.textproto"]
+                if name == "demo_auto":
+                    arguments += ["--ranks", ranks]
+                text = self.good(*arguments)
+                self.assertIn("rank", text)
+                plan = json.loads(self.good(*arguments, "--json"))
+                if ranks:
+                    self.assertEqual(len(plan["ranks"]), ranks)
+                if stages:
+                    self.assertEqual(len({entry["stage"] for entry in plan["ranks"]}), stages)
+
+    def test_impossible_plans_say_why_in_one_line(self):
+        cases = {
+            "too many ranks": ('plan { stages { ranks: 13 } }', "13"),
+            "no memory": ('plan { stages { ranks: 2 } } memory_budget: "1MiB"', "budget"),
+            "layers": ('plan { stages { ranks: 1 layers: 9 } }', "layers"),
+        }
+        for name, (plan, expected) in cases.items():
+            path = self.directory / "impossible.textproto"
+            path.write_text(f'model: "{DEMO_MODEL}" {plan}\n')
+            with self.subTest(name):
+                self.refused(expected, "plan", "--config", path)
+
+    def test_made_models_serve(self):
+        for shape in ("tiny-qwen2", "tiny-llama", "tiny-qwen3"):
+            with self.subTest(shape):
+                folder = self.directory / shape
+                self.good("make-model", "--shape", shape, "--out", folder, "--dtype", "bf16", "--seed", "7")
+                again = self.directory / f"{shape}-again"
+                self.good("make-model", "--shape", shape, "--out", again, "--dtype", "bf16", "--seed", "7")
+                for path in folder.iterdir():
+                    self.assertEqual(path.read_bytes(), (again / path.name).read_bytes(), path.name)
+                with Cluster(model=folder, stages=(2,), threads=1, kv_blocks=64, max_context=128) as server:
+                    result = server.client.generate([1, 2, 3, 4], max_tokens=8, ignore_eos=True)
+                    self.assertEqual(len(tokens_of([result])[0]), 8)
+                    text = server.client.generate("Hello there", max_tokens=8, ignore_eos=True)
+                    self.assertEqual(len(tokens_of([text])[0]), 8)
+
+    def test_quantized_folder_gives_the_tokens_of_quantizing_while_loading(self):
+        requests = [(prompt, {"max_tokens": 24, "ignore_eos": True}) for prompt in FIFTY_PROMPTS[:12]]
+        for weights in ("int8", "int4"):
+            with self.subTest(weights):
+                with Cluster(stages=(2,), weights=weights.upper(), threads=1) as server:
+                    expected = tokens_of(run_all(server.client, requests, 12))
+                folder = self.directory / f"prepared-{weights}"
+                self.good("quantize", "--model", DEMO_MODEL, "--out", folder, "--weights", weights)
+                with Cluster(model=folder, stages=(2,), weights="PREPARED", threads=1) as server:
+                    self.assertEqual(tokens_of(run_all(server.client, requests, 12)), expected)
+                other = {"int8": "INT4", "int4": "INT8"}[weights]
+                refused = Cluster(model=folder, stages=(1,), weights=other, wait=False)
+                try:
+                    self.assertNotEqual(refused.process.wait(5), 0)
+                    self.assertIn(weights, refused.output().lower())
+                finally:
+                    refused.abandon()
+
+    def test_quantize_refuses_a_target_that_exists(self):
+        target = self.directory / "taken"
+        target.mkdir()
+        (target / "file").write_text("mine")
+        self.refused("taken", "quantize", "--model", DEMO_MODEL, "--out", target, "--weights", "int8")
+        self.assertEqual((target / "file").read_text(), "mine")
+
+
+class WithServerTest(unittest.TestCase):
+    """Commands that talk to a server of two ranks."""
+
+    @classmethod
+    def setUpClass(cls):
+        cls.server = Cluster(config_path=ROOT / "configs" / "demo_tp2.textproto", ranks=2)
+
+    @classmethod
+    def tearDownClass(cls):
+        with cls.server:
+            pass
+
+    def run_shoal(self, *arguments, stdin="", seconds=60):
+        """Runs `shoal` against the server and returns its standard output; it must succeed."""
+        status, out, err, _ = run_program([SHOAL, arguments[0], "--server", self.server.address, *arguments[1:]], seconds, stdin)
+        self.assertEqual(status, 0, err)
+        return out
+
+    def test_generate_streams_the_text(self):
+        prompt = "Once upon a time, there was a"
+        expected = self.server.client.generate(prompt, max_tokens=40)
+        out = self.run_shoal("generate", "--prompt", prompt, "--max-tokens", 40, "--temperature", 0)
+        self.assertEqual(out.rstrip("\n"), expected.text.rstrip("\n"))
+
+    def test_generate_writes_text_while_it_is_made(self):
+        process = subprocess.Popen([str(SHOAL), "generate", "--server", self.server.address, "--prompt", "Once upon a time",
+                                    "--max-tokens", "1500", "--temperature", "1", "--seed", "3", "--stop", "never-this"],
+                                   stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        first = process.stdout.read(1)
+        running = process.poll() is None
+        process.stdout.read()
+        process.stderr.read()
+        self.assertEqual(process.wait(60), 0)
+        self.assertTrue(first)
+        self.assertTrue(running, "the text came only at the end")
+
+    def test_generate_json(self):
+        for chat in (False, True):
+            with self.subTest(chat=chat):
+                prompt = "What is 17 plus 25?"
+                expected = self.server.client.generate([("user", prompt)] if chat else prompt, max_tokens=30)
+                arguments = ["--prompt", prompt, "--max-tokens", 30, "--temperature", 0, "--json"]
+                answer = json.loads(self.run_shoal("generate", *arguments, *(["--chat"] if chat else [])))
+                self.assertEqual(answer["text"], expected.text)
+                self.assertEqual(answer["token_ids"], expected.ids)
+                self.assertEqual(answer["finish_reason"], {"STOP": "stop", "LENGTH": "length"}[expected.finish])
+                usage = expected.complete.usage
+                self.assertEqual((answer["usage"]["prompt_tokens"], answer["usage"]["completion_tokens"],
+                                  answer["usage"]["total_tokens"]),
+                                 (usage.prompt_tokens, usage.completion_tokens, usage.total_tokens))
+
+    def test_seed_decides_the_text(self):
+        arguments = ["generate", "--prompt", "Once upon a time", "--max-tokens", 40, "--temperature", 1]
+        first = self.run_shoal(*arguments, "--seed", 11)
+        self.assertEqual(self.run_shoal(*arguments, "--seed", 11), first)
+        self.assertTrue(any(self.run_shoal(*arguments, "--seed", seed) != first for seed in (12, 13)))
+
+    def test_generate_stops_at_a_stop_string(self):
+        whole = self.run_shoal("generate", "--prompt", "Once upon a time", "--max-tokens", 60, "--temperature", 0)
+        word = whole.split()[6]
+        cut = self.run_shoal("generate", "--prompt", "Once upon a time", "--max-tokens", 60, "--temperature", 0, "--stop", word)
+        self.assertEqual(cut.rstrip("\n"), whole[:whole.index(word)].rstrip("\n"))
+
+    def test_generate_passes_the_servers_refusal_on(self):
+        status, _, err, _ = run_program([SHOAL, "generate", "--server", self.server.address, "--prompt", "x",
+                                         "--temperature", "-3"])
+        self.assertNotEqual(status, 0)
+        self.assertIn("temperature", err)
+        self.assertEqual(len(err.strip().splitlines()), 1, err)
+
+    def test_chat_answers_each_line(self):
+        out = self.run_shoal("chat", stdin="What is 2 plus 3?\nHello!\n")
+        self.assertGreater(len(out.strip()), 5)
+
+    def test_bench_reports(self):
+        out = self.run_shoal("bench", "--requests", 12, "--concurrency", 4, "--json")
+        report = json.loads(out[out.index("{"):])
+        self.assertIn("12", json.dumps(report))
+
+
+class DrainTest(unittest.TestCase):
+    """`shoal drain`."""
+
+    def test_drain_ends_the_job_with_status_0(self):
+        server = Cluster(config_path=ROOT / "configs" / "demo_tp2.textproto", ranks=2)
+        try:
+            begin = time.monotonic()
+            status, _, err, _ = run_program([SHOAL, "drain", "--server", server.address], 20)
+            self.assertEqual(status, 0, err)
+            self.assertEqual(server.process.wait(10), 0, server.output())
+            self.assertLess(time.monotonic() - begin, 5)
+            self.assertIsNotNone(server.process.wait_gone(2))
+            self.assertEqual(server.left_behind(), [])
+        finally:
+            server.abandon()
+
+
+class QuickstartTest(unittest.TestCase):
+    """deploy/quickstart.sh, on the build at hand."""
+
+    def test_quickstart_answers_and_stops(self):
+        if SERVER.parent.parent != ROOT / "build":
+            self.skipTest("runs on the build folder ROOT/build only")
+        status, out, err, seconds = run_program([ROOT / "deploy" / "quickstart.sh"], 300,
+                                                environment={**os.environ, "SHOAL_WITH_TESTS": "ON"})
+        self.assertEqual(status, 0, out + err)
+        self.assertRegex(out, r"tokens?/s|tokens per second")
+        self.assertIn("rank", out)
+        self.assertIn("fox", out.split("Shoal: ", 1)[1].lower())
+        self.assertLess(seconds, 300)
+
+
+if __name__ == "__main__":
+    unittest.main()

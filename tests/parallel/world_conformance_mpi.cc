@@ -1,0 +1,60 @@
+// The suite on processes: run under mpirun with any number of ranks.
+#include <cstdio>
+#include <memory>
+
+#include "gmock/gmock.h"
+#include "parallel/mpi_communicator.h"
+#include "parallel/mpi_world.h"
+#include "tests/parallel/world_conformance.h"
+
+namespace shoal {
+namespace {
+
+// Set by main before the tests run, which all share the one world a process can have.
+MpiWorld* g_world = nullptr;
+
+INSTANTIATE_TEST_SUITE_P(Ranks, WorldConformanceTest,
+                         testing::Values(WorldBackend{"Mpi", 1,
+                                                      [](const RankBody& body) {
+                                                        RankUnderTest rank{*g_world, [](std::span<const int> group) {
+                                                                             return CreateMpiCommunicator(*g_world,
+                                                                                                          group);
+                                                                           }};
+                                                        body(rank);
+                                                      }}),
+                         [](const auto& info) { return info.param.name; });
+
+TEST(MpiWorldTest, StartsOnlyOnce) {
+  EXPECT_EQ(MpiWorld::Create(nullptr, nullptr).status().code(), absl::StatusCode::kFailedPrecondition);
+}
+
+// The others would wait for ever for a rank that left a test early.
+class AbortOnFailure : public testing::EmptyTestEventListener {
+  void OnTestEnd(const testing::TestInfo& info) override {
+    if (!info.result()->Failed()) return;
+    std::fprintf(stderr, "rank %d: %s.%s failed\n", g_world->rank(), info.test_suite_name(), info.name());
+    AbortWorld(1);
+  }
+};
+
+int Main(int argc, char** argv) {
+  testing::InitGoogleMock(&argc, argv);
+  auto world = MpiWorld::Create(&argc, &argv, kTestLimits);
+  if (!world.ok()) {
+    std::fprintf(stderr, "%s\n", world.status().ToString().c_str());
+    return 1;
+  }
+  g_world = world->get();
+  testing::TestEventListeners& listeners = testing::UnitTest::GetInstance()->listeners();
+  if (g_world->rank() != 0) delete listeners.Release(listeners.default_result_printer());
+  listeners.Append(new AbortOnFailure);
+  const int result = RUN_ALL_TESTS();
+  const absl::Status end = g_world->Finalize();
+  if (!end.ok()) std::fprintf(stderr, "%s\n", end.ToString().c_str());
+  return end.ok() ? result : 1;
+}
+
+}  // namespace
+}  // namespace shoal
+
+int main(int argc, char** argv) { return shoal::Main(argc, argv); }

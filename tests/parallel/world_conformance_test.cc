@@ -1,0 +1,105 @@
+// The suite on one rank, and on ranks that are threads; and what only threads can do.
+#include "tests/parallel/world_conformance.h"
+
+#include <vector>
+
+#include "base/status_macros.h"
+#include "base/str_cat.h"
+#include "gmock/gmock.h"
+#include "parallel/single_communicator.h"
+#include "parallel/single_world.h"
+#include "parallel/thread_world.h"
+
+namespace shoal {
+namespace {
+
+WorldBackend Single() {
+  return {"Single", 1, [](const RankBody& body) {
+            const auto world = CreateSingleWorld();
+            RankUnderTest rank{*world,
+                               [&](std::span<const int> group) -> absl::StatusOr<std::unique_ptr<Communicator>> {
+                                 RETURN_IF_ERROR(CheckGroups(*world, group));
+                                 return CreateSingleCommunicator();
+                               }};
+            body(rank);
+          }};
+}
+
+WorldBackend Threads(int ranks) {
+  return {StrCat("Threads", ranks), ranks, [ranks](const RankBody& body) {
+            const absl::Status status = RunRanks(
+                ranks,
+                [&](ThreadRank& thread) {
+                  RankUnderTest rank{thread.world(),
+                                     [&](std::span<const int> group) { return thread.CreateCommunicator(group); }};
+                  body(rank);
+                  // An ASSERT that fails on one rank must not leave the others waiting.
+                  return testing::Test::HasFatalFailure() ? absl::InternalError("the test failed") : absl::OkStatus();
+                },
+                kTestLimits);
+            EXPECT_TRUE(status.ok()) << status;
+          }};
+}
+
+INSTANTIATE_TEST_SUITE_P(Ranks, WorldConformanceTest,
+                         testing::Values(Single(), Threads(2), Threads(3), Threads(4), Threads(5)),
+                         [](const auto& info) { return info.param.name; });
+
+TEST(ThreadWorldTest, AFailingRankEndsTheWaitsOfTheOthers) {
+  for (int bad = 0; bad < 3; ++bad) {
+    std::vector<absl::Status> seen(3);
+    const absl::Status status = RunRanks(3, [&](ThreadRank& rank) -> absl::Status {
+      std::vector<int> all = {0, 1, 2};
+      auto communicator = rank.CreateCommunicator(all);
+      // A slow rank may meet the failure while it still creates its communicator.
+      if (!communicator.ok()) return seen[rank.rank()] = communicator.status();
+      if (rank.rank() == bad) return absl::DataLossError("a bad disk");
+      std::vector<double> x(8);
+      if (rank.rank() == (bad + 1) % 3) {
+        seen[rank.rank()] = (*communicator)->AllReduceSum(MakeTensor(x.data(), DType::kF64, {1, 8}));
+      } else {
+        seen[rank.rank()] = rank.world().Receive(bad, Channel::kPlan).status();
+      }
+      return seen[rank.rank()];
+    });
+    EXPECT_EQ(status.code(), absl::StatusCode::kDataLoss);
+    EXPECT_EQ(status.message(), StrCat("rank ", bad, ": a bad disk"));
+    for (int r = 0; r < 3; ++r) {
+      if (r == bad) continue;
+      EXPECT_EQ(seen[r].code(), absl::StatusCode::kAborted);
+      EXPECT_THAT(seen[r].message(), testing::HasSubstr("a bad disk"));
+    }
+  }
+}
+
+TEST(ThreadWorldTest, AbortReachesASenderThatWaitsForRoom) {
+  const absl::Status status = RunRanks(2, [](ThreadRank& rank) -> absl::Status {
+    std::vector<int> all = {0, 1};
+    auto communicator = rank.CreateCommunicator(all);
+    if (!communicator.ok()) return communicator.status();
+    float x = 0;
+    if (rank.rank() == 1) {
+      rank.Abort(absl::CancelledError("enough"));
+      return absl::OkStatus();
+    }
+    while (true) {  // Full after kSendsInFlight at the latest.
+      const absl::Status sent = (*communicator)->Send(MakeTensor(&x, DType::kF32, {1, 1}), 1);
+      if (!sent.ok()) return sent;
+    }
+  });
+  EXPECT_EQ(status.code(), absl::StatusCode::kAborted);
+  EXPECT_EQ(status.message(), "rank 0: enough");
+}
+
+TEST(SingleWorldTest, ThereIsNobodyToSendTo) {
+  const auto world = CreateSingleWorld();
+  EXPECT_EQ(world->Send(1, Channel::kPlan, {}).code(), absl::StatusCode::kInternal);
+  EXPECT_EQ(world->Receive(1, Channel::kPlan).status().code(), absl::StatusCode::kInternal);
+  float x = 0;
+  const auto communicator = CreateSingleCommunicator();
+  EXPECT_EQ(communicator->Send(MakeTensor(&x, DType::kF32, {1, 1}), 1).code(), absl::StatusCode::kInternal);
+  EXPECT_EQ(communicator->Receive(MakeTensor(&x, DType::kF32, {1, 1}), 1).code(), absl::StatusCode::kInternal);
+}
+
+}  // namespace
+}  // namespace shoal

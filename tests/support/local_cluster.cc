@@ -1,0 +1,128 @@
+#include "tests/support/local_cluster.h"
+
+#include <condition_variable>
+#include <mutex>
+#include <numeric>
+#include <thread>
+#include <utility>
+
+#include "base/status_macros.h"
+#include "engine/runner.h"
+#include "engine/worker_loop.h"
+#include "kernels/device.h"
+#include "model/weights.h"
+#include "parallel/thread_world.h"
+
+namespace shoal {
+namespace {
+
+absl::StatusOr<std::unique_ptr<Device>> MakeDevice(const LocalClusterOptions& options, int64_t budget) {
+  if (options.reference) return CreateReferenceDevice();
+  return CreateCpuDevice({.threads = options.threads, .memory_budget = budget, .isa = options.isa});
+}
+
+absl::Status RunRank(const LocalClusterOptions& options, ThreadRank& self,
+                     const std::function<absl::Status(const ClusterView&)>& body) {
+  ASSIGN_OR_RETURN(const ModelConfig config, LoadModelConfig(options.model_dir));
+  PlanRequest request = options.request;
+  request.shape = config.shape;
+  request.ranks = self.size();
+  if (request.max_context == 0) request.max_context = config.max_position_embeddings;
+  ASSIGN_OR_RETURN(const Plan plan, MakePlan(request));
+  const RankPlan& mine = plan.ranks[self.rank()];
+  std::vector<int> everyone(self.size());
+  std::iota(everyone.begin(), everyone.end(), 0);
+  ASSIGN_OR_RETURN(const std::unique_ptr<Communicator> tp, self.CreateCommunicator(plan.stages[mine.stage]));
+  ASSIGN_OR_RETURN(const std::unique_ptr<Communicator> pipeline, self.CreateCommunicator(everyone));
+  ASSIGN_OR_RETURN(const std::unique_ptr<Device> device, MakeDevice(options, mine.memory.budget));
+  ASSIGN_OR_RETURN(DecoderWeights weights, LoadWeights(options.model_dir, config, plan, mine, *device));
+  ASSIGN_OR_RETURN(const std::unique_ptr<Runner> runner,
+                   Runner::Create(config, plan, self.rank(), std::move(weights), *device, *tp, *pipeline));
+  if (self.rank() > 0) return RunWorkerLoop(self.world(), *runner);
+  WorldExecutor executor(self.world(), plan, *runner);
+  return body({config, plan, executor});
+}
+
+}  // namespace
+
+PlanRequest RequestWithStages(const std::vector<int>& ranks_per_stage, WeightFormat weights, DType kv) {
+  PlanRequest request;
+  for (const int ranks : ranks_per_stage) request.stages.push_back({.ranks = ranks, .layers = 0, .shares = {}});
+  request.formats.qkv = request.formats.attention_out = request.formats.gate_up = request.formats.down =
+      request.formats.lm_head = weights;
+  request.formats.embedding = weights == WeightFormat::kF32 ? WeightFormat::kF32 : WeightFormat::kBF16;
+  request.formats.kv = kv;
+  return request;
+}
+
+absl::Status RunLocalCluster(const LocalClusterOptions& options,
+                             const std::function<absl::Status(const ClusterView&)>& body) {
+  int ranks = 0;
+  for (const StageSpec& stage : options.request.stages) ranks += stage.ranks;
+  return RunRanks(ranks, [&](ThreadRank& self) {
+    return RunRank(options, self, [&](const ClusterView& view) -> absl::Status {
+      RETURN_IF_ERROR(body(view));
+      return view.executor.Shutdown();
+    });
+  });
+}
+
+absl::Status RunLocalEngine(const LocalClusterOptions& options, const EngineOptions& limits,
+                            const std::function<void(EngineClient&, const ModelConfig&)>& client) {
+  int ranks = 0;
+  for (const StageSpec& stage : options.request.stages) ranks += stage.ranks;
+  return RunRanks(ranks, [&](ThreadRank& self) {
+    return RunRank(options, self, [&](const ClusterView& view) {
+      EngineOptions engine_options = limits;
+      engine_options.vocab_size = view.config.shape.vocab;
+      engine_options.kv_blocks = view.plan.kv_blocks;
+      engine_options.kv_block_tokens = view.plan.kv_block_tokens;
+      engine_options.max_context = view.plan.max_context;
+      engine_options.max_sequences = view.plan.max_sequences;
+      engine_options.max_step_tokens = view.plan.max_step_tokens;
+      const std::unique_ptr<Engine> engine = CreateEngine(engine_options, view.executor);
+      std::thread outside([&] {
+        client(*engine, view.config);
+        engine->Drain(10);
+      });
+      const absl::Status status = engine->Run();
+      outside.join();
+      return status;
+    });
+  });
+}
+
+absl::StatusOr<std::vector<std::vector<int32_t>>> GenerateAll(EngineClient& engine,
+                                                              const std::vector<Request>& requests, int concurrency) {
+  std::mutex mutex;
+  std::condition_variable changed;
+  int running = 0;
+  absl::Status first_error;
+  std::vector<std::vector<int32_t>> outputs(requests.size());
+  for (size_t i = 0; i < requests.size(); ++i) {
+    {
+      std::unique_lock lock(mutex);
+      changed.wait(lock, [&] { return running < concurrency; });
+      ++running;
+    }
+    const auto on_token = [&, i](const TokenEvent& event) {
+      const std::lock_guard lock(mutex);
+      if (event.token >= 0) outputs[i].push_back(event.token);
+      if (event.finish == Finish::kNone) return;
+      if (!event.status.ok() && first_error.ok()) first_error = event.status;
+      --running;
+      changed.notify_all();
+    };
+    if (const auto id = engine.Submit(requests[i], on_token); !id.ok()) {
+      const std::lock_guard lock(mutex);
+      --running;
+      if (first_error.ok()) first_error = id.status();
+    }
+  }
+  std::unique_lock lock(mutex);
+  changed.wait(lock, [&] { return running == 0; });
+  if (!first_error.ok()) return first_error;
+  return outputs;
+}
+
+}  // namespace shoal

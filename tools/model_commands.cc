@@ -1,0 +1,199 @@
+// shoal plan, shoal tokenize, shoal quantize, shoal make-model: they work on files and need no server.
+#include <unistd.h>
+
+#include <cstdio>
+#include <filesystem>
+#include <fstream>
+#include <iostream>
+#include <optional>
+#include <string>
+#include <system_error>
+
+#include "absl/strings/str_format.h"
+#include "absl/strings/str_join.h"
+#include "base/status_macros.h"
+#include "base/str_cat.h"
+#include "model/prepare.h"
+#include "model/random_model.h"
+#include "model/random_model_shapes.h"
+#include "model/tokenizer.h"
+#include "parallel/plan_text.h"
+#include "server/config.h"
+#include "server/wiring.h"
+#include "tools/commands.h"
+
+namespace shoal {
+namespace {
+
+namespace fs = std::filesystem;
+
+// The config.json of a shape that make-model knows.
+absl::StatusOr<ModelConfig> KnownShapeConfig(std::string_view shape) {
+  const std::optional<RandomModelFiles> files = MakeRandomModelFiles(shape, "bfloat16");
+  if (!files) return absl::NotFoundError("unknown shape");
+  std::string folder = (fs::temp_directory_path() / "shoal-plan-XXXXXX").string();
+  if (mkdtemp(folder.data()) == nullptr) return absl::UnavailableError(StrCat("cannot make a folder in ", folder));
+  std::ofstream(folder + "/config.json") << files->config;
+  std::ofstream(folder + "/generation_config.json") << files->generation;
+  absl::StatusOr<ModelConfig> model = LoadModelConfig(folder);
+  std::error_code ignored;
+  fs::remove_all(folder, ignored);
+  return model;
+}
+
+// Numbers of a model that need not be there yet: a folder named like a known shape is planned from that shape.
+absl::StatusOr<ModelConfig> ConfigForPlan(const Config& config) {
+  std::error_code ignored;
+  const std::string name = fs::path(config.model_dir).filename().string();
+  if (fs::exists(config.model_dir, ignored) || !MakeRandomModelFiles(name, "bfloat16"))
+    return LoadModelConfig(config.model_dir);
+  std::fputs(StrCat("note: ", config.model_dir, " does not exist; planned from the known shape ", name, "\n").c_str(),
+             stderr);
+  return KnownShapeConfig(name);
+}
+
+absl::Status RunPlan(const Arguments& arguments) {
+  ASSIGN_ARGUMENT(const int64_t asked, arguments.Integer("ranks", 0, 1, 4096));
+  ASSIGN_OR_RETURN(const Config config, LoadConfig(arguments.Text("config")));
+  int ranks = static_cast<int>(asked);
+  if (ranks == 0) ranks = config.planned_ranks();
+  if (ranks == 0 && config.memory_budget.size() > 1) ranks = static_cast<int>(config.memory_budget.size());
+  if (ranks == 0) {
+    return UsageError(absl::InvalidArgumentError(
+        StrCat(config.path, ": the plan is automatic, so say for how many ranks: --ranks N")));
+  }
+  ASSIGN_OR_RETURN(const ModelConfig model, ConfigForPlan(config));
+  std::optional<FormatPlan> prepared;
+  if (config.proto.formats().weights() == v1::Formats::PREPARED) {
+    ASSIGN_OR_RETURN(prepared, PreparedFormats(config.model_dir));
+  }
+  ASSIGN_OR_RETURN(const PlanRequest request, MakePlanRequest(config, model, ranks, prepared));
+  ASSIGN_OR_RETURN(const Plan plan, MakePlan(request));
+  const std::string text = arguments.Has("json") ? PlanToJson(plan).dump(2) + "\n" : PlanToText(plan);
+  std::fputs(text.c_str(), stdout);
+  return absl::OkStatus();
+}
+
+absl::Status RunTokenize(const Arguments& arguments) {
+  ASSIGN_OR_RETURN(const auto tokenizer, Tokenizer::Load(arguments.Text("model")));
+  EncodeOptions options;
+  options.add_special_tokens = arguments.Has("add-special-tokens");
+  options.parse_special = !arguments.Has("plain");
+  std::string line;
+  for (int64_t number = 1; std::getline(std::cin, line); ++number) {
+    const absl::StatusOr<std::vector<int32_t>> ids = tokenizer->Encode(line, options);
+    if (!ids.ok()) {
+      std::fflush(stdout);
+      return absl::Status(ids.status().code(), StrCat("line ", number, ": ", std::string(ids.status().message())));
+    }
+    std::fputs((absl::StrJoin(*ids, " ") + "\n").c_str(), stdout);
+  }
+  return absl::OkStatus();
+}
+
+// A line that is rewritten while a person looks on.
+LoadProgress Progress(const char* what) {
+  if (isatty(STDERR_FILENO) == 0) return nullptr;
+  return [what, shown = -1](int64_t done, int64_t total) mutable {
+    const int percent =
+        total == 0 ? 100 : static_cast<int>(100.0 * static_cast<double>(done) / static_cast<double>(total));
+    if (percent == shown) return;
+    shown = percent;
+    std::fprintf(stderr, "\r%s %d %%%s", what, percent, percent == 100 ? "\n" : "");
+  };
+}
+
+absl::Status RunQuantize(const Arguments& arguments) {
+  FormatPlan formats;
+  ASSIGN_ARGUMENT(const WeightFormat all, WeightFormatFromName(arguments.Text("weights")));
+  const std::pair<const char*, WeightFormat*> classes[] = {{"qkv", &formats.qkv},
+                                                           {"attention-out", &formats.attention_out},
+                                                           {"gate-up", &formats.gate_up},
+                                                           {"down", &formats.down},
+                                                           {"lm-head", &formats.lm_head}};
+  for (const auto& [name, format] : classes) {
+    *format = all;
+    if (arguments.Has(name)) {
+      ASSIGN_ARGUMENT(*format, WeightFormatFromName(arguments.Text(name)));
+    }
+  }
+  PrepareOptions options;
+  options.progress = Progress("quantizing");
+  ASSIGN_OR_RETURN(const QuantizationReport report,
+                   PrepareModel(arguments.Text("model"), arguments.Text("out"), formats, options));
+  if (arguments.Has("report")) {
+    for (const QuantizedTensor& tensor : report.tensors) {
+      absl::PrintF("%-60s %-5s %7d x %-7d  %.3e\n", tensor.name, std::string(WeightFormatName(tensor.format)),
+                   tensor.rows, tensor.cols, tensor.error.relative());
+    }
+  }
+  absl::PrintF("%s: %d tensors quantized, mean squared error %.3e of the mean square\n", arguments.Text("out"),
+               report.tensors.size(), report.total().relative());
+  return absl::OkStatus();
+}
+
+absl::Status RunMakeModel(const Arguments& arguments) {
+  RandomModelOptions options;
+  const std::string dtype = arguments.Has("dtype") ? arguments.Text("dtype") : "bf16";
+  if (dtype != "bf16" && dtype != "f32") {
+    return UsageError(absl::InvalidArgumentError(StrCat("--dtype is '", dtype, "'; it must be bf16 or f32")));
+  }
+  options.dtype = dtype == "bf16" ? DType::kBF16 : DType::kF32;
+  ASSIGN_ARGUMENT(options.seed, arguments.Seed("seed", options.seed));
+  options.progress = Progress("writing");
+  RETURN_IF_ERROR(WriteRandomModel(arguments.Text("shape"), arguments.Text("out"), options));
+  absl::PrintF("%s: %s with random weights (%s, seed %d)\n", arguments.Text("out"), arguments.Text("shape"), dtype,
+               options.seed);
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+std::vector<Command> ModelCommands() {
+  static const std::string shapes = StrCat(
+      "Shapes: ",
+      absl::StrJoin(RandomModelShapeNames(), ", ", [](std::string* out, std::string_view name) { out->append(name); }),
+      ".");
+  const Flag model = {"model", "DIR", "folder of the model", FlagKind::kText, true};
+  const Flag out = {"out", "DIR", "folder to write; must not exist", FlagKind::kText, true};
+  return {
+      {"plan",
+       "print who would hold what, or why it cannot be; starts nothing",
+       "Reads the model's config.json only. A model folder that does not exist but is named like a shape of make-model "
+       "is\n"
+       "planned from that shape.",
+       {{"config", "FILE", "deployment, as for shoal-server", FlagKind::kText, true},
+        {"ranks", "N", "number of ranks; default: those of the configuration's stages"},
+        {"json", "", "print JSON", FlagKind::kSwitch}},
+       RunPlan},
+      {"tokenize",
+       "print the token ids of each line of standard input",
+       "Ids are separated by blanks. Control tokens written in the text are read as tokens unless --plain is given.",
+       {model,
+        {"add-special-tokens", "", "add what the model expects around a text (BOS)", FlagKind::kSwitch},
+        {"plain", "", "read control tokens in the text as plain text", FlagKind::kSwitch}},
+       RunTokenize},
+      {"quantize",
+       "write a folder whose weights are quantized already, so that it loads without that work",
+       "FORMAT is int8, int4, bf16 or f32. Serve the result with formats { weights: PREPARED }.",
+       {model,
+        out,
+        {"weights", "FORMAT", "format of every class of weights not named below", FlagKind::kText, true},
+        {"qkv", "FORMAT", "query, key and value"},
+        {"attention-out", "FORMAT", "attention output"},
+        {"gate-up", "FORMAT", "gate and up projections"},
+        {"down", "FORMAT", "down projection"},
+        {"lm-head", "FORMAT", "vocabulary head"},
+        {"report", "", "print the error of every tensor", FlagKind::kSwitch}},
+       RunQuantize},
+      {"make-model",
+       "write a checkpoint of a known shape with random weights, for speed work",
+       shapes.c_str(),
+       {{"shape", "NAME", "see below", FlagKind::kText, true},
+        out,
+        {"dtype", "TYPE", "bf16 or f32; default bf16"},
+        {"seed", "S", "the same seed gives the same bytes; default 1"}},
+       RunMakeModel}};
+}
+
+}  // namespace shoal
