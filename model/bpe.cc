@@ -109,8 +109,7 @@ absl::Status BpeModel::AddByteTokens(const TokenizerSpec& spec) {
     }
     byte_ids_[static_cast<size_t>(b)] = vocabulary_->Find(token).value_or(-1);
     if (spec.byte_fallback && !byte_level_ && byte_ids_[static_cast<size_t>(b)] < 0) {
-      return absl::InvalidArgumentError(
-          StrCat("model.byte_fallback is set but the vocabulary lacks '", token, "'"));
+      return absl::InvalidArgumentError(StrCat("model.byte_fallback is set but the vocabulary lacks '", token, "'"));
     }
   }
   return absl::OkStatus();
@@ -156,8 +155,7 @@ absl::Status BpeModel::AddScores(const TokenizerSpec& spec) {
   for (int32_t id = 0; id < static_cast<int32_t>(spec.scores.size()); ++id) {
     const std::string& token = vocabulary_->token(id);
     const float score = spec.scores[static_cast<size_t>(id)];
-    if (!std::isfinite(score))
-      return absl::InvalidArgumentError(StrCat("the score of token ", id, " is not finite"));
+    if (!std::isfinite(score)) return absl::InvalidArgumentError(StrCat("the score of token ", id, " is not finite"));
     if (token.empty() || excluded.contains(id) || ByteOfFallbackToken(token) >= 0) continue;
     scored_tokens_.emplace(token, Merge{-score, id});
   }
@@ -190,8 +188,8 @@ absl::Status BpeModel::AddUnknown(std::string_view character, uint32_t begin, st
   if (!unk_id_.has_value()) {
     return absl::InvalidArgumentError(
         StrCat("the text has '",
-                     byte_level_ ? absl::StrFormat("\\x%02X", static_cast<unsigned char>(character[0])) : character,
-                     "', for which the vocabulary has no token"));
+               byte_level_ ? absl::StrFormat("\\x%02X", static_cast<unsigned char>(character[0])) : character,
+               "', for which the vocabulary has no token"));
   }
   if (fuse_unk_ && !symbols->empty() && symbols->back().id == *unk_id_) {
     symbols->back().length += length;

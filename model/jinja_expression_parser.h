@@ -4,18 +4,17 @@
 #include <string>
 #include <string_view>
 #include <utility>
-#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "model/jinja_ast.h"
-#include "model/jinja_lexer.h"
+#include "model/jinja_token_stream.h"
 
 namespace shoal::jinja {
 
-class ExpressionParser {
+class ExpressionParser : public TokenStream {
  public:
-  explicit ExpressionParser(std::vector<Token> tokens) : tokens_(std::move(tokens)) {}
+  using TokenStream::TokenStream;
 
   // A full expression; `with_condition`: "a if b else c" is part of it (not so in "for x in a if b").
   absl::StatusOr<ExpressionPtr> Parse(bool with_condition = true);
@@ -23,19 +22,6 @@ class ExpressionParser {
   absl::StatusOr<ExpressionPtr> ParsePrimary();
   // "name(arguments)" after a '|', applied to `subject`.
   absl::StatusOr<ExpressionPtr> ParseFilter(ExpressionPtr subject);
-
-  const Token& Peek(size_t ahead = 0) const;
-  Token Next();
-  bool IsOperator(std::string_view text) const;
-  bool IsName(std::string_view text) const;
-  bool AcceptOperator(std::string_view text);
-  bool AcceptName(std::string_view text);
-  absl::Status ExpectOperator(std::string_view text);
-  absl::StatusOr<std::string> ExpectName();
-  absl::Status ErrorHere(std::string_view what) const;
-  // Counts nesting while alive. Errors through `status`.
-  absl::Status Enter();
-  void Leave() { --nesting_; }
 
  private:
   using Rule = absl::StatusOr<ExpressionPtr> (ExpressionParser::*)();
@@ -61,10 +47,6 @@ class ExpressionParser {
   absl::StatusOr<ExpressionPtr> ParseTest(ExpressionPtr subject);
   absl::Status Arguments(Expression* call);
   absl::StatusOr<ExpressionPtr> Finish(ExpressionPtr expression) const;
-
-  std::vector<Token> tokens_;
-  size_t pos_ = 0;
-  int nesting_ = 0;
 };
 
 }  // namespace shoal::jinja

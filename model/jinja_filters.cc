@@ -367,17 +367,7 @@ Result IndentFilter(const Call& call) {
   }
   const bool first = BoolArgument(call, 1, "first", false);
   const bool blank = BoolArgument(call, 2, "blank", false);
-  const std::string newline = "\n";
-  std::string out;
-  size_t line_number = 0;
-  for (const std::string& line : Split(text, &newline, -1, false)) {
-    if (line_number > 0) out += '\n';
-    if ((line_number > 0 || first) && (blank || !line.empty() || (line_number == 0 && first))) out += prefix;
-    out += line;
-    RETURN_IF_ERROR(call.budget()->Charge(1 + static_cast<int64_t>(prefix.size()) / 64));
-    if ((line_number++ & 0xFF) == 0) RETURN_IF_ERROR(call.budget()->ChargeBytes(out.size()));
-  }
-  RETURN_IF_ERROR(call.budget()->ChargeBytes(out.size()));
+  ASSIGN_OR_RETURN(std::string out, Indent(text, prefix, first, blank, call.budget()));
   return Value::String(std::move(out));
 }
 

@@ -107,6 +107,23 @@ absl::StatusOr<std::string> Replace(const std::string& text, const std::string& 
   return out;
 }
 
+absl::StatusOr<std::string> Indent(const std::string& text, const std::string& prefix, bool first, bool blank,
+                                   Budget* budget) {
+  const std::string newline = "\n";
+  std::string out;
+  size_t line_number = 0;
+  for (const std::string& line : Split(text, &newline, -1, false)) {
+    const bool is_first = line_number++ == 0;
+    if (!is_first) out += '\n';
+    if (is_first ? first : blank || !line.empty()) out += prefix;
+    out += line;
+    RETURN_IF_ERROR(budget->Charge(1 + static_cast<int64_t>(prefix.size()) / 64));
+    if ((line_number & 0xFF) == 0) RETURN_IF_ERROR(budget->ChargeBytes(out.size()));
+  }
+  RETURN_IF_ERROR(budget->ChargeBytes(out.size()));
+  return out;
+}
+
 std::string ChangeCase(std::string_view text, LetterCase letter_case) {
   std::string out;
   bool word_start = true;

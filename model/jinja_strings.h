@@ -18,6 +18,11 @@ std::string_view Strip(std::string_view text, const std::string* chars, bool lef
 absl::StatusOr<std::string> Replace(const std::string& text, const std::string& from, const std::string& to,
                                     int64_t count, Budget* budget);
 
+// Jinja2's indent: `prefix` before every line; before the first and before blank ones only if asked.
+// Errors: kResourceExhausted if the result is too long.
+absl::StatusOr<std::string> Indent(const std::string& text, const std::string& prefix, bool first, bool blank,
+                                   Budget* budget);
+
 enum class LetterCase { kLower, kUpper, kTitle, kCapitalize };
 // One code point becomes one code point ("ß" stays in upper case, unlike in Python).
 std::string ChangeCase(std::string_view text, LetterCase letter_case);

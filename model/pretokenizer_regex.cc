@@ -1,5 +1,6 @@
 #include "model/pretokenizer_regex.h"
 
+#include <algorithm>
 #include <array>
 #include <chrono>
 #include <utility>
@@ -125,8 +126,8 @@ class Translator {
     const bool negated = !name.empty() && name[0] == '^';
     if (negated) name.remove_prefix(1);
     const bool is_script = name.size() > 2 && name != "Any";
-    out_ += StrCat("\\", std::string(1, pattern_[pos_ + 1]), "{", negated ? "^" : "", is_script ? "sc:" : "",
-                    name, "}");
+    out_ +=
+        StrCat("\\", std::string(1, pattern_[pos_ + 1]), "{", negated ? "^" : "", is_script ? "sc:" : "", name, "}");
     pos_ = end + 1;
     return absl::OkStatus();
   }
@@ -221,8 +222,8 @@ absl::StatusOr<Regex> Regex::Compile(std::string_view pattern, bool is_literal) 
   pcre2_code* code = pcre2_compile(reinterpret_cast<PCRE2_SPTR>(translated.data()), translated.size(), options, &error,
                                    &offset, nullptr);
   if (code == nullptr) {
-    return absl::InvalidArgumentError(StrCat("expression is not valid: ", Pcre2Message(error), " at offset ",
-                                                   offset, " of '", translated.substr(0, 200), "'"));
+    return absl::InvalidArgumentError(StrCat("expression is not valid: ", Pcre2Message(error), " at offset ", offset,
+                                             " of '", translated.substr(0, 200), "'"));
   }
   // Where the system forbids code generation this fails and matching is interpreted: slower, and the same.
   pcre2_jit_compile(code, PCRE2_JIT_COMPLETE);
@@ -241,9 +242,8 @@ absl::Status Regex::ForEachPart(std::string_view text,
                                   PCRE2_NO_UTF_CHECK, scan.data, scan.context);
     if (count == PCRE2_ERROR_NOMATCH) break;
     if (count < 0 || time.Exceeded()) {
-      return absl::ResourceExhaustedError(
-          StrCat("the tokenizer's expression takes too long on this text near byte ", start, " (",
-                       count < 0 ? Pcre2Message(count) : "time limit", ")"));
+      return absl::ResourceExhaustedError(StrCat("the tokenizer's expression takes too long on this text near byte ",
+                                                 start, " (", count < 0 ? Pcre2Message(count) : "time limit", ")"));
     }
     const PCRE2_SIZE* offsets = pcre2_get_ovector_pointer(scan.data);
     const size_t first = offsets[0];

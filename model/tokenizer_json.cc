@@ -51,8 +51,7 @@ absl::Status ParseModel(const Json& root, TokenizerSpec* spec) {
   if (model.contains("merges")) return Error(where, "field 'merges' must be an array");
   for (const char* key : {"continuing_subword_prefix", "end_of_word_suffix"}) {
     ASSIGN_OR_RETURN(const std::string affix, OptionalString(model, key, where));
-    if (!affix.empty())
-      return Error(where, StrCat("field '", key, "' is '", affix.substr(0, 64), "'; not supported"));
+    if (!affix.empty()) return Error(where, StrCat("field '", key, "' is '", affix.substr(0, 64), "'; not supported"));
   }
   if (JsonHas(model, "dropout")) {
     ASSIGN_OR_RETURN(const double dropout, JsonNumber(model, "dropout", where));
@@ -79,8 +78,7 @@ absl::Status AppendTemplateToken(const Json& json, const std::string& name, std:
   }
   for (const Json& id : token["ids"]) {
     if (!id.is_number_unsigned() || id.get<uint64_t>() > static_cast<uint64_t>(kTokenIdMax)) {
-      return Error(where,
-                   StrCat("special token '", name.substr(0, 64), "' has an id that is not in 0..", kTokenIdMax));
+      return Error(where, StrCat("special token '", name.substr(0, 64), "' has an id that is not in 0..", kTokenIdMax));
     }
     ids->push_back(id.get<int32_t>());
   }
@@ -123,7 +121,7 @@ absl::Status ParsePostProcessor(const Json& json, const std::string& where, Toke
     return absl::OkStatus();
   }
   return Error(where, StrCat("type '", type.substr(0, 64),
-                                   "' is not supported; supported are ByteLevel, Sequence, TemplateProcessing"));
+                             "' is not supported; supported are ByteLevel, Sequence, TemplateProcessing"));
 }
 
 Json Field(const Json& root, const char* key) {

@@ -7,7 +7,6 @@
 
 #include "base/str_cat.h"
 
-
 namespace shoal {
 namespace {
 
@@ -87,8 +86,7 @@ class TokenizerSax : public Json::json_sax_t {
     return false;
   }
   bool BadMerge() {
-    return Fail(
-        StrCat("model.merges[", out_->spec.merges.size(), "] must be two tokens, \"a b\" or [\"a\", \"b\"]"));
+    return Fail(StrCat("model.merges[", out_->spec.merges.size(), "] must be two tokens, \"a b\" or [\"a\", \"b\"]"));
   }
   bool Misplaced() {
     if (mode_ == Mode::kVocab)
@@ -152,7 +150,7 @@ class TokenizerSax : public Json::json_sax_t {
     }
     if (!tokens[index].empty()) {
       return Fail(StrCat("model.vocab: id ", id, " belongs to '", tokens[index].substr(0, 64), "' and to '",
-                               key_.substr(0, 64), "'"));
+                         key_.substr(0, 64), "'"));
     }
     tokens[index] = std::move(key_);
     return true;
@@ -201,8 +199,7 @@ absl::StatusOr<TokenizerJson> ParseTokenizerJsonText(std::string_view text, std:
     parsed = false;
   }
   if (!parsed) {
-    return absl::InvalidArgumentError(
-        StrCat(where, ": ", sax.error().empty() ? "is not valid JSON" : sax.error()));
+    return absl::InvalidArgumentError(StrCat(where, ": ", sax.error().empty() ? "is not valid JSON" : sax.error()));
   }
   return out;
 }

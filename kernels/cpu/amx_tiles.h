@@ -20,8 +20,6 @@ struct TileShape {
   bool operator==(const TileShape& o) const { return rows0 == o.rows0 && rows1 == o.rows1 && k == o.k; }
 };
 
-#ifdef __AMX_INT8__
-
 struct HardwareTiles {
   // The 64 bytes that LDTILECFG reads.
   struct alignas(64) Config {
@@ -67,8 +65,6 @@ struct HardwareTiles {
   }
 };
 
-#else
-
 struct EmulatedTiles {
   TileShape shape;
   uint8_t bytes[8][1024];
@@ -113,8 +109,6 @@ struct EmulatedTiles {
     for (int i = 0; i < Rows(kTile); ++i) __builtin_memcpy(p + i * 16, bytes[kTile] + i * 64, 64);
   }
 };
-
-#endif
 
 }  // namespace
 }  // namespace shoal::cpu

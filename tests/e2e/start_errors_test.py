@@ -50,7 +50,7 @@ class StartErrorsTest(unittest.TestCase):
             self.assertEqual(len(lines), 1, f"said {len(lines)} times:\n{output}")
             for crash in ("CHECK failed", "terminate called", "Segmentation fault", "Signal: Aborted", "what():"):
                 self.assertNotIn(crash, output)
-            self.assertLess(len(lines[0]), 400)
+            self.assertLess(len(lines[0]), 600)
         finally:
             server.abandon()
 
@@ -88,7 +88,7 @@ class StartErrorsTest(unittest.TestCase):
     def test_impossible_plans(self):
         cases = [
             (("layers", "6"), 2, {"stages": ((1, 4), (1, 4))}),           # Eight layers of a model with six.
-            (("budget",), 2, {"stages": (2,), "memory_budget": ["2MiB"]}),
+            (("needs", "2.00 MiB"), 2, {"stages": (2,), "memory_budget": ["2MiB"]}),
             (("memory_budget",), 2, {"stages": (2,), "memory_budget": ["1GiB", "1GiB", "1GiB"]}),
             (("blocks",), 1, {"kv_blocks": 1, "max_context": 2048}),
             (("max_context", "2048"), 1, {"max_context": 100000}),         # Beyond the model's positions.
@@ -128,7 +128,7 @@ class StartErrorsTest(unittest.TestCase):
             ("config.json", edit_config(num_hidden_layers=None), "num_hidden_layers"),
             ("config.json", edit_config(num_hidden_layers=7), "layers.6"),
             ("config.json", edit_config(num_key_value_heads=5), "num_key_value_heads"),
-            ("config.json", edit_config(architectures=["GPT2LMHeadModel"], model_type="gpt2"), "gpt2"),
+            ("config.json", edit_config(architectures=["GPT2LMHeadModel"], model_type=x),
             ("tokenizer.json", b"\xff\xfe", "tokenizer.json"),
             ("tokenizer.json", b'{"model": {"type": "Unigram"}}', "tokenizer.json"),
             ("tokenizer.json", lambda raw: raw[:len(raw) // 2], "tokenizer.json"),

@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "absl/strings/str_split.h"
+#include "absl/strings/strip.h"
 #include "base/mapped_file.h"
 #include "base/status_macros.h"
 #include "gtest/gtest.h"
@@ -22,7 +23,8 @@ std::vector<std::vector<int32_t>> HeldOutDocuments() {
   const auto tokenizer = Tokenizer::Load(SourcePath(kDemo));
   SHOAL_CHECK(text.ok() && tokenizer.ok());
   std::vector<std::vector<int32_t>> documents;
-  for (const std::string& document : std::vector<std::string>(absl::StrSplit(*text, "\n%%\n", absl::SkipEmpty()))) {
+  for (const std::string& document :
+       std::vector<std::string>(absl::StrSplit(absl::StripSuffix(*text, "\n"), "\n%%\n"))) {
     auto ids = (*tokenizer)->Encode(document, {.add_special_tokens = false, .parse_special = true});
     SHOAL_CHECK(ids.ok());
     documents.push_back(*std::move(ids));

@@ -64,8 +64,8 @@ class RealModelTest : public testing::Test {
     EXPECT_TRUE(status.ok()) << status;
   }
 
-  // Mean negative log likelihood in nats per token over the first paragraphs longer than 80 characters, without the white
-  // space around them, each from BOS.
+  // Mean negative log likelihood in nats per token over the first paragraphs longer than 80 characters, without the
+  // white space around them, each from BOS.
   double MeanLoss(const LocalClusterOptions& options, const Tokenizer& tokenizer, int paragraphs, int64_t* tokens) {
     std::ifstream file(data_ + "/text/tinystories_val.txt");
     std::string line;
