@@ -31,7 +31,7 @@ struct DecoderWeights {
 // Called with the bytes read so far and in all, for a progress line.
 using LoadProgress = std::function<void(int64_t done, int64_t total)>;
 
-// Maps the files of `model_dir` (safetensors, sharded or not; a folder prepared by PrepareModel loads without
+// Opens the files of `model_dir` (safetensors, sharded or not; a folder prepared by PrepareModel loads without
 // quantizing), reads only this rank's slices, quantizes where plan.formats asks for it and puts all in device memory.
 // Groups and scales are those of the whole matrix, so that a slice has the very numbers it has in any other plan.
 // Errors: kNotFound, kInvalidArgument (file, tensor, expected and found shape or type), kResourceExhausted (budget).

@@ -19,10 +19,15 @@ struct ControlToken {
   int32_t id;
 };
 
+// What an assistant's turn says came from the model, its control tokens ("</think>") included; other turns are from
+// outside.
+bool IsFromOutside(const PromptMessage& message) { return message.role != "assistant"; }
+
+// All added tokens: real files flag some control tokens (DeepSeek's "<｜User｜>") as ordinary ones.
 // Longest first, so that a token which starts with another one is found.
 std::vector<ControlToken> ControlTokens(const Tokenizer& tokenizer) {
   std::vector<ControlToken> tokens;
-  for (const int32_t id : tokenizer.special_ids()) {
+  for (const int32_t id : tokenizer.added_ids()) {
     const absl::StatusOr<std::string_view> text = tokenizer.IdToToken(id);
     if (text.ok() && !text->empty()) tokens.push_back({std::string(*text), id});
   }
@@ -92,6 +97,7 @@ absl::StatusOr<std::vector<int32_t>> EncodeChat(const PromptChat& chat, const To
   const std::vector<ControlToken> tokens = ControlTokens(tokenizer);
   bool hostile = false;
   for (const PromptMessage& message : chat.messages) {
+    if (!IsFromOutside(message)) continue;
     for (const ControlToken& token : tokens) hostile = hostile || absl::StrContains(message.content, token.text);
   }
   if (!hostile) {
@@ -114,7 +120,9 @@ absl::StatusOr<std::vector<int32_t>> EncodeChat(const PromptChat& chat, const To
     return absl::InvalidArgumentError("messages: content uses every Unicode noncharacter; remove U+FDD0 to U+FDEF");
   }
   PromptChat marked = chat;
-  for (PromptMessage& message : marked.messages) message.content = MarkControlTokens(message.content, tokens, mark);
+  for (PromptMessage& message : marked.messages) {
+    if (IsFromOutside(message)) message.content = MarkControlTokens(message.content, tokens, mark);
+  }
   const absl::StatusOr<std::string> rendered = render(marked);
   if (!rendered.ok()) return InMessages(rendered.status());
   return EncodeMarked(*rendered, tokenizer, tokens, mark);

@@ -6,6 +6,9 @@
 //
 // Up to kDirectTokens tokens, 4-bit weights are multiplied as they are stored and read once; beyond, a group of them is
 // unpacked to bytes in L1 once per chunk.
+//
+// Measured on one Zen 4 core (AVX-512 VNNI, CPU time on a busy machine, groups of 256): 1 token, int8 17-21 and int4
+// 15-17 GB/s where a plain read gives 22; 512 tokens, int8 350-370 and int4 330 GOPS.
 #pragma once
 
 #include <cstdint>

@@ -2,14 +2,16 @@
 import json
 import os
 import pathlib
+import re
 import shutil
+import signal
 import subprocess
 import tempfile
 import time
 import unittest
 
-from tests.support.cluster import DEMO_MODEL, GOLDEN, ROOT, SERVER, SHOAL, Cluster, free_port, run_program
-from tests.support.load import FIFTY_PROMPTS, run_all, tokens_of
+from tests.support.cluster import DEMO_MODEL, GOLDEN, ROOT, SERVER, SHOAL, Cluster, Process, free_port, run_program
+from tests.support.load import FIFTY_PROMPTS, run_all, tokens_of, wait_until
 
 COMMANDS = ("generate", "chat", "plan", "tokenize", "drain", "quantize", "make-model", "bench")
 PLANS = {  # config: (ranks, stages)
@@ -103,7 +105,7 @@ class WithoutServerTest(unittest.TestCase):
     def test_impossible_plans_say_why_in_one_line(self):
         cases = {
             "too many ranks": ('plan { stages { ranks: 13 } }', "13"),
-            "no memory": ('plan { stages { ranks: 2 } } memory_budget: "1MiB"', "budget"),
+            "no memory": ('plan { stages { ranks: 2 } } memory_budget: "1MiB"', "1.00 MiB"),
             "layers": ('plan { stages { ranks: 1 layers: 9 } }', "layers"),
         }
         for name, (plan, expected) in cases.items():
@@ -263,6 +265,25 @@ class QuickstartTest(unittest.TestCase):
         self.assertIn("rank", out)
         self.assertIn("fox", out.split("Shoal: ", 1)[1].lower())
         self.assertLess(seconds, 300)
+
+    def test_quickstart_serves_until_it_is_told_to_stop(self):
+        if SERVER.parent.parent != ROOT / "build":
+            self.skipTest("runs on the build folder ROOT/build only")
+        directory = tempfile.mkdtemp(prefix="shoal-quickstart-")
+        self.addCleanup(shutil.rmtree, directory, ignore_errors=True)
+        script = Process([ROOT / "deploy" / "quickstart.sh", "--serve", "--prompt", "What is 2 plus 3?"], directory,
+                         {**os.environ, "SHOAL_WITH_TESTS": "ON"})
+        try:
+            self.assertIsNotNone(wait_until(lambda: "Ctrl-C" in script.output(), 300), script.output())
+            address = re.search(r"Serving on (\S+)\.", script.output()).group(1)
+            status, out, err, _ = run_program([SHOAL, "generate", "--server", address, "--chat", "--prompt", "Hello!"])
+            self.assertEqual(status, 0, err)
+            self.assertTrue(out.strip())
+            os.kill(script.popen.pid, signal.SIGINT)
+            self.assertEqual(script.wait(20), 0, script.output())
+            self.assertIsNotNone(script.wait_gone(3), "the quickstart left processes behind")
+        finally:
+            script.kill()
 
 
 if __name__ == "__main__":

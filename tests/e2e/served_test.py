@@ -259,10 +259,16 @@ class QueueTest(unittest.TestCase):
     """A server with room for two requests and four waiting ones."""
 
     def test_a_full_queue_answers_at_once(self):
-        with Cluster(weights="INT8", threads=1, batch={"max_sequences": 2, "max_waiting": 4}) as server:
-            calls = [server.client.inference.Generate(request("Once", **LONG), timeout=120) for _ in range(6)]
-            ready = wait_until(lambda: server.client.loads().num_waiting_reqs == 4, 5)
-            self.assertIsNotNone(ready, str(server.client.loads()))
+        # Full precision and log probabilities: slow enough that nothing ends during the test.
+        slow = {**LONG, "max_tokens": 2000, "logprobs": 20}
+        with Cluster(weights="F32", threads=1, batch={"max_sequences": 2, "max_waiting": 4}) as server:
+            calls = []
+            for count, running, waiting in ((2, 2, 0), (4, 2, 4)):
+                calls += [server.client.inference.Generate(request("Once", **slow), timeout=120) for _ in range(count)]
+                def settled(expected=(running, waiting)):
+                    loads = server.client.loads()
+                    return (loads.num_running_reqs, loads.num_waiting_reqs) == expected
+                self.assertIsNotNone(wait_until(settled, 5), str(server.client.loads()))
             for _ in range(5):
                 result = server.client.generate("Once", max_tokens=2)
                 self.assertEqual(result.code, grpc.StatusCode.RESOURCE_EXHAUSTED)
@@ -284,6 +290,7 @@ class QueueTest(unittest.TestCase):
             slow = server.new_client([("grpc.http2.bdp_probe", 0), ("grpc.http2.lookahead_bytes", 4096)])
             call = slow.inference.Generate(request("Once", **{**LONG, "logprobs": 20}), timeout=120)
             next(iter(call))
+            time.sleep(4)
             freed = wait_until(lambda: server.client.loads().kv_blocks_used == 0, 15)
             self.assertIsNotNone(freed, str(server.client.loads()))
             with self.assertRaises(grpc.RpcError) as caught:

@@ -128,7 +128,7 @@ class StartErrorsTest(unittest.TestCase):
             ("config.json", edit_config(num_hidden_layers=None), "num_hidden_layers"),
             ("config.json", edit_config(num_hidden_layers=7), "layers.6"),
             ("config.json", edit_config(num_key_value_heads=5), "num_key_value_heads"),
-            ("config.json", edit_config(architectures=["GPT2LMHeadModel"], model_type=x),
+            ("config.json", edit_config(architectures=["GPT2LMHeadModel"], model_type="gpt2"), "GPT2LMHeadModel"),
             ("tokenizer.json", b"\xff\xfe", "tokenizer.json"),
             ("tokenizer.json", b'{"model": {"type": "Unigram"}}', "tokenizer.json"),
             ("tokenizer.json", lambda raw: raw[:len(raw) // 2], "tokenizer.json"),
