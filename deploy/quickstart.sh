@@ -114,7 +114,7 @@ fi
 echo
 echo "You:   $prompt"
 printf 'Shoal: '
-build/bin/shoal generate --server "$address" --chat --prompt "$prompt" --max-tokens 200 --temperature 0 --stats
+build/bin/shoal generate --server "$address" --chat --prompt "$prompt" --max-tokens 200 --temperature 0 --stats 2>&1
 
 if $serve; then
   cat << TEXT

@@ -61,12 +61,23 @@ class MpiCommunicator : public Communicator {
     SHOAL_CHECK(in.contiguous() && to >= 0 && to < size_ && to != rank_);
     SHOAL_CHECK_LE(in.bytes(), kMessageBytesMax);
     RETURN_IF_ERROR(outboxes_[to].WaitBelow(policy_, kSendsInFlight, /*seconds=*/0, to));
-    return outboxes_[to].Send(comm_, to, kTensorTag, std::span(in.data, static_cast<size_t>(in.bytes())));
+    return outboxes_[to].Send(comm_, to, kTensorTag, std::span(in.data, static_cast<size_t>(in.bytes())), kPieceBytes);
   }
 
   absl::Status Receive(Tensor out, int from) override {
     SHOAL_CHECK(out.contiguous() && from >= 0 && from < size_ && from != rank_);
     SHOAL_CHECK_LE(out.bytes(), kMessageBytesMax);
+    std::span<std::byte> rest(out.data, static_cast<size_t>(out.bytes()));
+    do {
+      const size_t piece = std::min(rest.size(), kPieceBytes);
+      RETURN_IF_ERROR(ReceivePiece(rest.first(piece), from));
+      rest = rest.subspan(piece);
+    } while (!rest.empty());
+    return absl::OkStatus();
+  }
+
+ private:
+  absl::Status ReceivePiece(std::span<std::byte> out, int from) {
     MPI_Message message = MPI_MESSAGE_NULL;
     MPI_Status status{};
     RETURN_IF_ERROR(WaitUntil(policy_, [&]() -> absl::StatusOr<bool> {
@@ -76,18 +87,17 @@ class MpiCommunicator : public Communicator {
     }));
     MPI_Count bytes = 0;
     RETURN_IF_ERROR(MpiStatus(MPI_Get_elements_x(&status, MPI_BYTE, &bytes), "MPI_Get_elements_x"));
-    if (bytes != out.bytes()) {
+    if (bytes != static_cast<MPI_Count>(out.size())) {
       RETURN_IF_ERROR(Discard(message, bytes));
       return absl::InternalError(StrCat("rank ", from, " of the group sent a tensor of ", bytes, " bytes where ",
-                                        out.bytes(), " were awaited; the ranks are out of step"));
+                                        out.size(), " were awaited; the ranks are out of step"));
     }
     MPI_Request request = MPI_REQUEST_NULL;
     RETURN_IF_ERROR(
-        MpiStatus(MPI_Imrecv(out.data, static_cast<int>(bytes), MPI_BYTE, &message, &request), "MPI_Imrecv"));
+        MpiStatus(MPI_Imrecv(out.data(), static_cast<int>(bytes), MPI_BYTE, &message, &request), "MPI_Imrecv"));
     return WaitAll(policy_, std::span(&request, 1));
   }
 
- private:
   // Takes a message nobody wants, so that its sender does not hold it for ever.
   absl::Status Discard(MPI_Message message, int64_t bytes) {
     if (bytes < 0 || bytes > kMessageBytesMax) return absl::OkStatus();

@@ -25,7 +25,16 @@ absl::Status WaitAll(const BackoffPolicy& policy, std::span<MPI_Request> request
   });
 }
 
-absl::Status Outbox::Send(MPI_Comm comm, int to, int tag, std::span<const std::byte> bytes) {
+absl::Status Outbox::Send(MPI_Comm comm, int to, int tag, std::span<const std::byte> bytes, size_t piece_bytes) {
+  if (piece_bytes > 0) {
+    for (; bytes.size() > piece_bytes; bytes = bytes.subspan(piece_bytes)) {
+      RETURN_IF_ERROR(SendPiece(comm, to, tag, bytes.first(piece_bytes), /*is_last=*/false));
+    }
+  }
+  return SendPiece(comm, to, tag, bytes, /*is_last=*/true);
+}
+
+absl::Status Outbox::SendPiece(MPI_Comm comm, int to, int tag, std::span<const std::byte> bytes, bool is_last) {
   std::vector<std::byte> buffer;
   if (!spare_.empty()) {
     buffer = std::move(spare_.back());
@@ -37,6 +46,7 @@ absl::Status Outbox::Send(MPI_Comm comm, int to, int tag, std::span<const std::b
       MPI_Issend(buffer.data(), static_cast<int>(buffer.size()), MPI_BYTE, to, tag, comm, &request), "MPI_Issend"));
   requests_.push_back(request);
   buffers_.push_back(std::move(buffer));
+  is_last_.push_back(is_last);
   return absl::OkStatus();
 }
 
@@ -59,11 +69,13 @@ absl::Status Outbox::Reap() {
       continue;
     }
     requests_[kept] = requests_[i];
+    is_last_[kept] = is_last_[i];
     if (kept != i) buffers_[kept] = std::move(buffers_[i]);
     ++kept;
   }
   requests_.resize(kept);
   buffers_.resize(kept);
+  is_last_.resize(kept);
   return absl::OkStatus();
 }
 

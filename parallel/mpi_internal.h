@@ -6,6 +6,7 @@
 #define MPICH_SKIP_MPICXX 1
 #include <mpi.h>
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <span>
@@ -39,21 +40,32 @@ absl::Status WaitUntil(const BackoffPolicy& policy, Look look) {
 // Waits for all of `requests`, which then are null.
 absl::Status WaitAll(const BackoffPolicy& policy, std::span<MPI_Request> requests);
 
+// Messages up to this size go out at once, into memory that the receiver shares; a larger one moves on only while its
+// sender is inside MPI, which it leaves for a whole stage's computing. So tensors travel in pieces of this size.
+// MpiWorld::Create sets Open MPI's limit to it, unless the environment says otherwise.
+constexpr size_t kEagerBytesMax = size_t{64} << 10;
+constexpr size_t kPieceBytes = kEagerBytesMax - 1024;  // The rest is for MPI's headers.
+
 // Messages to one receiver that it has not begun to read, in buffers of their own. Synchronous sends (MPI_Issend) are
 // complete only when the receive has begun, so what is outstanding is what is unread.
 class Outbox {
  public:
-  // Queues a copy of `bytes`. The caller has made room.
-  absl::Status Send(MPI_Comm comm, int to, int tag, std::span<const std::byte> bytes);
+  // Queues a copy of `bytes`, in one piece if `piece_bytes` is 0, else in pieces of at most so many. The caller has
+  // made room.
+  absl::Status Send(MPI_Comm comm, int to, int tag, std::span<const std::byte> bytes, size_t piece_bytes = 0);
   // Frees what has been read.
   absl::Status Reap();
   // Waits until fewer than `limit` messages are unread. Errors: kResourceExhausted after `seconds` (0: wait for ever).
   absl::Status WaitBelow(const BackoffPolicy& policy, int limit, double seconds, int to);
-  int unread() const { return static_cast<int>(requests_.size()); }
+  // Messages, not pieces.
+  int unread() const { return static_cast<int>(std::count(is_last_.begin(), is_last_.end(), true)); }
 
  private:
+  absl::Status SendPiece(MPI_Comm comm, int to, int tag, std::span<const std::byte> bytes, bool is_last);
+
   std::vector<MPI_Request> requests_;
   std::vector<std::vector<std::byte>> buffers_;  // Of the request at the same place.
+  std::vector<bool> is_last_;                    // It is a message's last piece.
   std::vector<std::vector<std::byte>> spare_;    // Buffers to use again.
 };
 

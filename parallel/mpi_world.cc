@@ -66,6 +66,7 @@ absl::StatusOr<std::unique_ptr<MpiWorld>> MpiWorld::Create(int* argc, char*** ar
   int started = 0;
   MPI_Initialized(&started);
   if (started != 0) return absl::FailedPreconditionError("MPI was already started in this process");
+  setenv("OMPI_MCA_btl_vader_eager_limit", std::to_string(kEagerBytesMax).c_str(), /*overwrite=*/0);
   int provided = MPI_THREAD_SINGLE;
   RETURN_IF_ERROR(MpiStatus(MPI_Init_thread(argc, argv, MPI_THREAD_FUNNELED, &provided), "MPI_Init_thread"));
   if (provided < MPI_THREAD_FUNNELED) {

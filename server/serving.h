@@ -41,7 +41,9 @@ struct Serving {
   // Text to ids: seldom, but long for long prompts.
   WorkerPool prompts{2, 4096};
   // Ids to text. One thread keeps streams in step; the queue holds each open stream at most once.
-  WorkerPool texts{1, size_t{1} << 20};
+  // It rests for a moment between rounds, so that tokens which come faster than anyone reads share a message: on a
+  // machine without a GPU every message costs compute.
+  WorkerPool texts{1, size_t{1} << 20, std::chrono::milliseconds(3)};
 
   // OK if new requests are taken. Errors: kUnavailable.
   absl::Status CheckServing() const;

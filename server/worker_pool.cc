@@ -4,7 +4,8 @@
 
 namespace shoal {
 
-WorkerPool::WorkerPool(int threads, size_t queue_max) : queue_max_(queue_max) {
+WorkerPool::WorkerPool(int threads, size_t queue_max, std::chrono::microseconds pace)
+    : queue_max_(queue_max), pace_(pace) {
   for (int i = 0; i < threads; ++i) threads_.emplace_back([this] { Work(); });
 }
 
@@ -32,13 +33,26 @@ bool WorkerPool::Submit(std::function<void()> job) {
 
 void WorkerPool::Work() {
   std::unique_lock lock(mutex_);
+  auto next_round = std::chrono::steady_clock::now();
+  bool paced = true;  // Since the queue was empty.
   while (true) {
     if (jobs_.empty()) {
       if (stop_) return;
+      if (!paced) {
+        paced = true;
+        lock.unlock();
+        std::this_thread::sleep_until(next_round);
+        lock.lock();
+        continue;
+      }
       ++sleeping_;
       wake_.wait(lock, [this] { return stop_ || !jobs_.empty(); });
       --sleeping_;
       continue;
+    }
+    if (paced && pace_.count() > 0) {
+      paced = false;
+      next_round = std::chrono::steady_clock::now() + pace_;
     }
     std::function<void()> job = std::move(jobs_.front());
     jobs_.pop_front();

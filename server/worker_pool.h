@@ -1,6 +1,7 @@
 // A few threads that run small jobs from one bounded queue.
 #pragma once
 
+#include <chrono>
 #include <condition_variable>
 #include <cstddef>
 #include <deque>
@@ -14,8 +15,9 @@ namespace shoal {
 // Thread-safe. Jobs may start in any order on more than one thread; on one thread they run in order of submission.
 class WorkerPool {
  public:
-  // At most `queue_max` jobs wait.
-  WorkerPool(int threads, size_t queue_max);
+  // At most `queue_max` jobs wait. A thread that has emptied the queue starts again `pace` after it began at the
+  // earliest: jobs that come meanwhile wait for one another and wake nobody.
+  WorkerPool(int threads, size_t queue_max, std::chrono::microseconds pace = std::chrono::microseconds(0));
   // Runs what is queued, then joins.
   ~WorkerPool();
   WorkerPool(const WorkerPool&) = delete;
@@ -28,6 +30,7 @@ class WorkerPool {
   void Work();
 
   const size_t queue_max_;
+  const std::chrono::microseconds pace_;
   std::mutex mutex_;
   std::condition_variable wake_;
   std::deque<std::function<void()>> jobs_;

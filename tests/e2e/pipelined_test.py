@@ -1,28 +1,42 @@
 """With 8 streams on 2 stages both stages compute nearly all the time."""
-import json
 import os
+import time
 import unittest
 
-from tests.support.cluster import SHOAL, Cluster, run_program
+from tests.support.cluster import Cluster, request
+from tests.support.load import wait_until
 
-COMMON = {"weights": "INT8", "max_context": 512, "batch": {"max_sequences": 8}}
+COMMON = {"weights": "INT8", "max_context": 2048, "kv_blocks": 640, "batch": {"max_sequences": 8}}
 STREAMS = 8
 BUSY_MIN = 0.85
 RATIO_MIN = 0.85
-ATTEMPTS_MAX = 4
+ATTEMPTS_MAX = 8
+WINDOW_SECONDS = 1.0
 
 
-def measure(server, requests):
-    """Runs `shoal bench` with 8 streams: (output tokens per second, busy fraction of each stage while it ran)."""
-    before = {load.stage: load for load in server.client.loads().stages}
-    status, out, err, _ = run_program([SHOAL, "bench", "--server", server.address, "--concurrency", STREAMS, "--requests", requests,
-                                       "--max-tokens", 128, "--json"], 120)
-    if status != 0:
-        raise AssertionError(err)
-    after = server.client.loads().stages
-    busy = [(load.busy_seconds - before[load.stage].busy_seconds) / (load.wall_seconds - before[load.stage].wall_seconds)
-            for load in after]
-    return json.loads(out[out.index("{"):])["output_throughput"], busy
+def measure(server):
+    """Output tokens per second of 8 streams, and the busy fraction of each stage, over a window of steady decoding.
+
+    The client does not read during the window: on two cores it would compete with the stages. What the server sends fits
+    the connection's window.
+    """
+    calls = [server.client.inference.Generate(request("Once upon a time", max_tokens=2000, ignore_eos=True, temperature=1.0,
+                                                      seed=index), timeout=120) for index in range(STREAMS)]
+    try:
+        running = wait_until(lambda: server.client.loads().num_running_reqs == STREAMS, 10)
+        assert running is not None, server.client.loads()
+        time.sleep(0.1)
+        before, begin = server.client.loads(), time.monotonic()
+        time.sleep(WINDOW_SECONDS)
+        after, end = server.client.loads(), time.monotonic()
+        assert after.num_running_reqs == STREAMS, "the streams ended before the window did"
+    finally:
+        for call in calls:
+            call.cancel()
+        assert wait_until(lambda: server.client.loads().num_running_reqs == 0, 10) is not None
+    busy = [(new.busy_seconds - old.busy_seconds) / (new.wall_seconds - old.wall_seconds)
+            for old, new in zip(before.stages, after.stages)]
+    return (after.generation_tokens_total - before.generation_tokens_total) / (end - begin), busy
 
 
 class PipelinedTest(unittest.TestCase):
@@ -32,19 +46,19 @@ class PipelinedTest(unittest.TestCase):
         if (os.cpu_count() or 1) < 2:
             self.skipTest("needs two cores")
         with Cluster(stages=(1, 1), threads=1, **COMMON) as pipeline, Cluster(stages=(1,), threads=2, **COMMON) as single:
-            measure(pipeline, 8)  # Both have touched all of their memory once.
-            measure(single, 8)
-            attempts = []
+            measure(pipeline)  # Both have touched all of their memory once.
+            measure(single)
+            busiest, best_ratio = 0.0, 0.0
             for _ in range(ATTEMPTS_MAX):  # A machine with other work may spoil some.
-                one, _ = measure(single, 32)
-                piped, busy = measure(pipeline, 32)
-                attempts.append((min(busy), piped / one))
+                one, _ = measure(single)
+                piped, busy = measure(pipeline)
+                busiest, best_ratio = max(busiest, min(busy)), max(best_ratio, piped / one)
                 print(f"pipeline {piped:.0f} tokens/s, busy {', '.join(f'{part:.3f}' for part in busy)}; one rank {one:.0f} "
                       f"tokens/s; ratio {piped / one:.3f}")
-                if min(busy) >= BUSY_MIN and piped / one >= RATIO_MIN:
+                if busiest >= BUSY_MIN and best_ratio >= RATIO_MIN:
                     break
-        self.assertGreaterEqual(max(busy for busy, _ in attempts), BUSY_MIN, "busy fraction")
-        self.assertGreaterEqual(max(ratio for _, ratio in attempts), RATIO_MIN, "throughput against one rank")
+        self.assertGreaterEqual(busiest, BUSY_MIN, "busy fraction")
+        self.assertGreaterEqual(best_ratio, RATIO_MIN, "throughput against one rank")
 
 
 if __name__ == "__main__":

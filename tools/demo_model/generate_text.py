@@ -8,6 +8,7 @@ out (`<|im_start|>`, `<|im_end|>`, `<|endoftext|>`) and `<|endoftext|>` as its l
 """
 
 import argparse
+import dataclasses
 import random
 
 import story_grammar as grammar
@@ -52,6 +53,18 @@ FACTS = [
 DAYS = ["Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday"]
 MONTHS = ["January", "February", "March", "April", "May", "June", "July", "August", "September", "October", "November",
           "December"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Mix:
+  """What is drawn how often, as cumulative probabilities; the last kind has the rest."""
+  documents: tuple     # plain story, story on request, questions about a story; rest: short questions
+  short_turns: tuple   # sum, difference, comparison, number after or before, counting, even or odd, calendar; rest: facts
+
+
+MIX = Mix((0.12, 0.25, 0.57), (0.30, 0.55, 0.71, 0.76, 0.84, 0.86, 0.92))
+# More of what is hard to learn: for the end of the training.
+PRACTICE_MIX = Mix((0.02, 0.07, 0.52), (0.17, 0.52, 0.70, 0.73, 0.92, 0.93, 0.96))
 SYSTEM = "You are Shoal, a small helpful assistant."
 
 
@@ -152,22 +165,22 @@ def number_pair(rng, held_out_allowed):
       return a, b
 
 
-def short_turn(rng, held_out_allowed):
+def short_turn(rng, held_out_allowed, mix):
   """One question with a checkable answer."""
-  draw = rng.random()
-  if draw < 0.30:
+  draw, (sums, differences, comparisons, neighbours, counts, parities, calendar) = rng.random(), mix.short_turns
+  if draw < sums:
     return sum_question(rng, *number_pair(rng, held_out_allowed))
-  if draw < 0.55:
+  if draw < differences:
     return difference_question(rng, *number_pair(rng, held_out_allowed))
-  if draw < 0.71:
+  if draw < comparisons:
     return comparison_question(rng, number(rng), number(rng))
-  if draw < 0.76:
+  if draw < neighbours:
     return neighbour_question(rng, number(rng, 2 * NUMBER_MAX))
-  if draw < 0.84:
+  if draw < counts:
     return counting_question(rng, number(rng, 2 * NUMBER_MAX))
-  if draw < 0.86:
+  if draw < parities:
     return parity_question(rng, number(rng))
-  if draw < 0.92:
+  if draw < calendar:
     return calendar_question(rng)
   return grammar.pick(rng, FACTS, 0.4)
 
@@ -180,18 +193,18 @@ def render_chat(turns, system=None) -> str:
   return text
 
 
-def make_document(rng: random.Random, held_out_allowed: bool = False) -> str:
+def make_document(rng: random.Random, held_out_allowed: bool = False, mix: Mix = MIX) -> str:
   """One document, ended by <|endoftext|>."""
-  draw = rng.random()
-  if draw < 0.12:
+  draw, (plain, request, asked) = rng.random(), mix.documents
+  if draw < plain:
     return grammar.make_story(rng).text + END_OF_TEXT
   system = SYSTEM if rng.random() < 0.15 else None
-  if draw < 0.25:
+  if draw < request:
     turns = [story_request(rng)]
-  elif draw < 0.57:
+  elif draw < asked:
     turns = story_questions(rng)
   else:
-    turns = [short_turn(rng, held_out_allowed) for _ in range(rng.randint(3, 8))]
+    turns = [short_turn(rng, held_out_allowed, mix) for _ in range(rng.randint(3, 8))]
     if rng.random() < 0.1:
       turns.insert(rng.randrange(len(turns) + 1), story_request(rng))
   if rng.random() < 0.15:

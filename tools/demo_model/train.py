@@ -67,15 +67,15 @@ class Muon:
 class Rows:
   """Packs documents into rows. A row starts with the start of a document and is cut at its end."""
 
-  def __init__(self, tokenizer, seed):
-    self.tokenizer, self.rng = tokenizer, random.Random(seed)
+  def __init__(self, tokenizer, seed, mix):
+    self.tokenizer, self.rng, self.mix = tokenizer, random.Random(seed), mix
 
   def batch(self, rows, length):
     result = torch.empty(rows, length + 1, dtype=torch.long)
     for i in range(rows):
       ids = []
       while len(ids) <= length:
-        ids += self.tokenizer.encode(generate_text.make_document(self.rng)).ids
+        ids += self.tokenizer.encode(generate_text.make_document(self.rng, mix=self.mix)).ids
       result[i] = torch.tensor(ids[:length + 1])
     return result[:, :-1], result[:, 1:]
 
@@ -137,6 +137,7 @@ def main():
   parser.add_argument("--fall-from", type=float, default=0.5, help="part of the run after which the rates fall to zero")
   parser.add_argument("--rate", type=float, default=1.0, help="factor of both learning rates")
   parser.add_argument("--user-weight", type=float, default=0.2, help="weight of the loss inside user and system turns")
+  parser.add_argument("--practice", action="store_true", help="more of the questions that are hard to learn")
   parser.add_argument("--resume", help="folder whose weights to start from")
   parser.add_argument("--compile", action="store_true")
   args = parser.parse_args()
@@ -150,7 +151,8 @@ def main():
   torch.set_num_threads(args.threads)
   tokenizer = Tokenizer.from_file(os.path.join(args.out, "tokenizer.json"))
   assistant = tokenizer.token_to_id("assistant")
-  rows = Rows(tokenizer, args.seed + 1000 * process)
+  mix = generate_text.PRACTICE_MIX if args.practice else generate_text.MIX
+  rows = Rows(tokenizer, args.seed + 1000 * process, mix)
   model = demo.Qwen2()
   if args.resume:
     model.load_state_dict(load_file(os.path.join(args.resume, "model.safetensors")))
