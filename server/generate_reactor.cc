@@ -10,6 +10,10 @@
 namespace shoal {
 namespace {
 
+// A chunk that has grown to this is not joined with more: clients refuse messages of 4 MiB.
+constexpr size_t kChunkTextBytes = 64 << 10;
+constexpr int kChunkTokens = 1024;
+
 bool HasContent(const v1::Chunk& chunk) { return chunk.token_ids_size() > 0 || !chunk.text().empty(); }
 
 void AddLogprobs(const TokenEvent& event, v1::Chunk* chunk) {
@@ -185,14 +189,14 @@ v1::Complete GenerateReactor::MakeComplete(const TokenEvent& event) const {
 
 void GenerateReactor::AppendChunk(v1::Chunk&& chunk) {
   std::lock_guard lock(mutex_);
-  if (!outgoing_.has_chunk()) {
-    *outgoing_.mutable_chunk() = std::move(chunk);
+  v1::Chunk* last = outgoing_.empty() ? nullptr : outgoing_.back().mutable_chunk();
+  if (last == nullptr || last->text().size() >= kChunkTextBytes || last->token_ids_size() >= kChunkTokens) {
+    *outgoing_.emplace_back().mutable_chunk() = std::move(chunk);
     return;
   }
-  v1::Chunk* to = outgoing_.mutable_chunk();
-  to->mutable_token_ids()->MergeFrom(chunk.token_ids());
-  to->mutable_text()->append(chunk.text());
-  to->mutable_logprobs()->MergeFrom(chunk.logprobs());
+  last->mutable_token_ids()->MergeFrom(chunk.token_ids());
+  last->mutable_text()->append(chunk.text());
+  last->mutable_logprobs()->MergeFrom(chunk.logprobs());
 }
 
 // Starts the next write, or finishes, if nothing is in flight.
@@ -200,9 +204,9 @@ void GenerateReactor::Pump() {
   std::lock_guard lock(mutex_);
   if (finished_ || write_in_flight_) return;
   // A client that is gone needs no more text.
-  if (outgoing_.has_chunk() && reason_ != Reason::kClientGone) {
-    writing_.Swap(&outgoing_);
-    outgoing_.Clear();
+  if (!outgoing_.empty() && reason_ != Reason::kClientGone) {
+    writing_ = std::move(outgoing_.front());
+    outgoing_.pop_front();
     write_in_flight_ = true;
     write_started_ = std::chrono::steady_clock::now();
     StartWrite(&writing_);

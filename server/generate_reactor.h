@@ -3,6 +3,7 @@
 
 #include <chrono>
 #include <cstdint>
+#include <deque>
 #include <memory>
 #include <mutex>
 #include <optional>
@@ -87,7 +88,7 @@ class GenerateReactor final : public grpc::ServerWriteReactor<v1::GenerateRespon
   bool engine_done_ = false;
   bool engine_cancelled_ = false;
   RequestId engine_id_ = 0;
-  v1::GenerateResponse outgoing_;  // Grows while a write is in flight.
+  std::deque<v1::GenerateResponse> outgoing_;  // Chunks; the last one grows while a write is in flight.
   v1::GenerateResponse writing_;   // gRPC reads it until OnWriteDone.
   std::optional<v1::Complete> complete_;
   std::optional<absl::Status> status_;  // Set: nothing more will come.

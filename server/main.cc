@@ -183,15 +183,20 @@ absl::Status LoadForAll(MpiWorld& world, const Config& config, Rank& rank) {
   return AgreeOn(world, local());
 }
 
+sigset_t DrainSignals() {
+  sigset_t set;
+  sigemptyset(&set);
+  sigaddset(&set, SIGTERM);
+  sigaddset(&set, SIGINT);
+  return set;
+}
+
 // Turns SIGTERM and SIGINT, blocked in every thread, into a drain.
 class SignalDrain {
  public:
   explicit SignalDrain(ShoalServer& server)
       : thread_([this, &server] {
-          sigset_t set;
-          sigemptyset(&set);
-          sigaddset(&set, SIGTERM);
-          sigaddset(&set, SIGINT);
+          const sigset_t set = DrainSignals();
           const timespec look{0, 100'000'000};
           while (!stop_) {
             if (sigtimedwait(&set, nullptr, &look) > 0) {
@@ -210,12 +215,10 @@ class SignalDrain {
   std::thread thread_;
 };
 
-void BlockDrainSignals() {
-  sigset_t set;
-  sigemptyset(&set);
-  sigaddset(&set, SIGTERM);
-  sigaddset(&set, SIGINT);
-  pthread_sigmask(SIG_BLOCK, &set, nullptr);
+// `how`: SIG_BLOCK or SIG_UNBLOCK, for this thread and those it starts.
+void MaskDrainSignals(int how) {
+  const sigset_t set = DrainSignals();
+  pthread_sigmask(how, &set, nullptr);
 }
 
 // Every rank's memory as its device counts it, for GetLoads and GetPlan. Collective.
@@ -336,6 +339,8 @@ int Main(int argc, char** argv) {
   }
   prctl(PR_SET_PDEATHSIG, SIGKILL);  // No rank outlives its mpirun.
   signal(SIGPIPE, SIG_IGN);
+  // Before any thread starts, MPI's own included: a signal goes to whichever thread does not block it.
+  MaskDrainSignals(SIG_BLOCK);
   absl::StatusOr<std::unique_ptr<MpiWorld>> world = MpiWorld::Create(&argc, &argv);
   if (!world.ok()) {
     LogError(world.status().message());
@@ -343,7 +348,7 @@ int Main(int argc, char** argv) {
   }
   SetLogRank((*world)->rank());
   // Other ranks keep the default action: mpirun's SIGTERM ends them at once.
-  if ((*world)->rank() == 0) BlockDrainSignals();
+  if ((*world)->rank() != 0) MaskDrainSignals(SIG_UNBLOCK);
   absl::Status status = AgreeOn(**world, arguments.status());
   const bool started_up = status.ok();
   if (started_up) status = RunRank(**world, *arguments, started);
