@@ -63,6 +63,9 @@ trap 'exit 143' TERM
 
 deploy/install_deps.sh
 
+# Shared with tests/run.sh and other checkouts.
+export CCACHE_SLOPPINESS=${CCACHE_SLOPPINESS:-pch_defines,time_macros,include_file_mtime,include_file_ctime}
+export CCACHE_BASEDIR=${CCACHE_BASEDIR:-$PWD} CCACHE_NOHASHDIR=${CCACHE_NOHASHDIR:-1}
 build_log=$work/build.log
 echo "Building Shoal (the first time takes a few minutes) ..."
 if ! { cmake --preset release -DSHOAL_WITH_TESTS="${SHOAL_WITH_TESTS:-OFF}" && cmake --build build --target shoal-server shoal; } > "$build_log" 2>&1; then

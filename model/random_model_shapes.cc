@@ -23,10 +23,12 @@ struct ShapeRow {
   std::array<int, 3> eos;  // -1: fewer
 };
 
-constexpr std::array<ShapeRow, 9> kShapes = {{
+constexpr std::array<ShapeRow, 10> kShapes = {{
     {"tiny-qwen2", "qwen2", 4, 128, 4, 2, 32, 320, 512, 1e4, 1e-6, 0, 0, 2048, false, 256, {257, -1, -1}},
     {"tiny-llama", "llama", 4, 128, 4, 2, 32, 352, 512, 5e5, 1e-5, 32, 256, 2048, true, 256, {257, -1, -1}},
     {"tiny-qwen3", "qwen3", 4, 128, 6, 3, 32, 288, 512, 1e6, 1e-6, 0, 0, 2048, false, 256, {257, -1, -1}},
+    // Enough layers that a pipeline can be cut evenly, enough width that a step is compute and not overhead.
+    {"small-qwen2", "qwen2", 16, 512, 8, 2, 64, 1536, 1024, 1e4, 1e-6, 0, 0, 2048, false, 256, {257, -1, -1}},
     {"qwen2.5-0.5b",
      "qwen2",
      24,

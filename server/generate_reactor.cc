@@ -14,6 +14,8 @@ namespace {
 constexpr size_t kChunkTextBytes = 64 << 10;
 constexpr int kChunkTokens = 1024;
 
+bool IsFull(size_t text_bytes, int tokens) { return text_bytes >= kChunkTextBytes || tokens >= kChunkTokens; }
+
 bool HasContent(const v1::Chunk& chunk) { return chunk.token_ids_size() > 0 || !chunk.text().empty(); }
 
 void AddLogprobs(const TokenEvent& event, v1::Chunk* chunk) {
@@ -127,10 +129,19 @@ void GenerateReactor::ProcessEvents() {
   v1::Chunk chunk;
   chunk.set_position(next_position_);
   for (const TokenEvent& event : events) {
+    if (IsFull(chunk.text().size(), chunk.token_ids_size())) {
+      AppendChunk(std::move(chunk));
+      chunk.Clear();
+      chunk.set_position(next_position_);
+    }
     TakeToken(event, &chunk);
-    if (event.finish != Finish::kNone) TakeEnd(event, &chunk);
+    if (event.finish != Finish::kNone && !std::exchange(text_done_, true)) {
+      chunk.mutable_text()->append(text_->Finish());
+    }
   }
   if (HasContent(chunk)) AppendChunk(std::move(chunk));
+  // Only now: once the outcome is set, the end of a write in flight may finish the call.
+  if (!events.empty() && events.back().finish != Finish::kNone) SetOutcome(events.back());
   Pump();
 }
 
@@ -150,9 +161,7 @@ void GenerateReactor::TakeToken(const TokenEvent& event, v1::Chunk* chunk) {
   }
 }
 
-void GenerateReactor::TakeEnd(const TokenEvent& event, v1::Chunk* chunk) {
-  if (!text_done_) chunk->mutable_text()->append(text_->Finish());
-  text_done_ = true;
+void GenerateReactor::SetOutcome(const TokenEvent& event) {
   std::lock_guard lock(mutex_);
   engine_done_ = true;
   if (status_) return;
@@ -190,7 +199,8 @@ v1::Complete GenerateReactor::MakeComplete(const TokenEvent& event) const {
 void GenerateReactor::AppendChunk(v1::Chunk&& chunk) {
   std::lock_guard lock(mutex_);
   v1::Chunk* last = outgoing_.empty() ? nullptr : outgoing_.back().mutable_chunk();
-  if (last == nullptr || last->text().size() >= kChunkTextBytes || last->token_ids_size() >= kChunkTokens) {
+  if (last == nullptr ||
+      IsFull(last->text().size() + chunk.text().size(), last->token_ids_size() + chunk.token_ids_size())) {
     *outgoing_.emplace_back().mutable_chunk() = std::move(chunk);
     return;
   }

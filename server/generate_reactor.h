@@ -56,7 +56,7 @@ class GenerateReactor final : public grpc::ServerWriteReactor<v1::GenerateRespon
   void OnToken(const TokenEvent& event);
   void ProcessEvents();
   void TakeToken(const TokenEvent& event, v1::Chunk* chunk);
-  void TakeEnd(const TokenEvent& event, v1::Chunk* chunk);
+  void SetOutcome(const TokenEvent& event);
   void AppendChunk(v1::Chunk&& chunk);
   void EndEarly(Reason reason);
   void EndWith(absl::Status status);
@@ -89,7 +89,7 @@ class GenerateReactor final : public grpc::ServerWriteReactor<v1::GenerateRespon
   bool engine_cancelled_ = false;
   RequestId engine_id_ = 0;
   std::deque<v1::GenerateResponse> outgoing_;  // Chunks; the last one grows while a write is in flight.
-  v1::GenerateResponse writing_;   // gRPC reads it until OnWriteDone.
+  v1::GenerateResponse writing_;               // gRPC reads it until OnWriteDone.
   std::optional<v1::Complete> complete_;
   std::optional<absl::Status> status_;  // Set: nothing more will come.
   bool write_in_flight_ = false;

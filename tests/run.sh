@@ -22,6 +22,8 @@ fuzz_seconds=${SHOAL_FUZZ_SECONDS:-30}
 export CCACHE_DIR=${CCACHE_DIR:-${HOME:-/tmp}/.cache/ccache}
 # Without these, ccache keeps nothing that uses a precompiled header.
 export CCACHE_SLOPPINESS=${CCACHE_SLOPPINESS:-pch_defines,time_macros,include_file_mtime,include_file_ctime}
+# Another checkout of the same sources finds them compiled already.
+export CCACHE_BASEDIR=${CCACHE_BASEDIR:-$PWD} CCACHE_NOHASHDIR=${CCACHE_NOHASHDIR:-1}
 mkdir -p "$CCACHE_DIR"
 quick="-O1 -g1"  # Optimisation of the sanitizer builds.
 started=$SECONDS

@@ -1,9 +1,10 @@
 """With 8 streams on 2 stages both stages compute nearly all the time."""
 import os
+import tempfile
 import time
 import unittest
 
-from tests.support.cluster import Cluster, request
+from tests.support.cluster import SHOAL, Cluster, request, run_program
 from tests.support.load import wait_until
 
 COMMON = {"weights": "INT8", "max_context": 2048, "kv_blocks": 640, "batch": {"max_sequences": 8}}
@@ -40,24 +41,42 @@ def measure(server):
 
 
 class PipelinedTest(unittest.TestCase):
-    """The demo model on two cores: two stages of one thread against one rank of two threads."""
+    """Two cores: two stages of one thread, and for comparison one rank of two threads."""
 
-    def test_busy_stages_and_throughput(self):
+    def setUp(self):
         if (os.cpu_count() or 1) < 2:
             self.skipTest("needs two cores")
+
+    def test_both_stages_compute_most_of_the_time(self):
+        """A model whose layers can be cut evenly; the demo's six layers and head cannot."""
+        with tempfile.TemporaryDirectory() as directory:
+            model = os.path.join(directory, "model")
+            run_program([SHOAL, "make-model", "--shape", "small-qwen2", "--out", model])
+            busiest = 0.0
+            with Cluster(model=model, stages=(1, 1), threads=1, **COMMON) as pipeline:
+                measure(pipeline)  # All memory touched once.
+                for _ in range(ATTEMPTS_MAX):  # A machine with other work may spoil some.
+                    tokens, busy = measure(pipeline)
+                    busiest = max(busiest, min(busy))
+                    print(f"small-qwen2 as a pipeline: {tokens:.0f} tokens/s, busy {', '.join(f'{part:.3f}' for part in busy)}")
+                    if busiest >= BUSY_MIN:
+                        break
+        self.assertGreaterEqual(busiest, BUSY_MIN, "busy fraction")
+
+    def test_the_pipeline_costs_little_throughput(self):
+        """The demo model, whose weights stay in cache."""
         with Cluster(stages=(1, 1), threads=1, **COMMON) as pipeline, Cluster(stages=(1,), threads=2, **COMMON) as single:
             measure(pipeline)  # Both have touched all of their memory once.
             measure(single)
-            busiest, best_ratio = 0.0, 0.0
-            for _ in range(ATTEMPTS_MAX):  # A machine with other work may spoil some.
+            best_ratio = 0.0
+            for _ in range(ATTEMPTS_MAX):
                 one, _ = measure(single)
                 piped, busy = measure(pipeline)
-                busiest, best_ratio = max(busiest, min(busy)), max(best_ratio, piped / one)
-                print(f"pipeline {piped:.0f} tokens/s, busy {', '.join(f'{part:.3f}' for part in busy)}; one rank {one:.0f} "
+                best_ratio = max(best_ratio, piped / one)
+                print(f"demo: pipeline {piped:.0f} tokens/s, busy {', '.join(f'{part:.3f}' for part in busy)}; one rank {one:.0f} "
                       f"tokens/s; ratio {piped / one:.3f}")
-                if busiest >= BUSY_MIN and best_ratio >= RATIO_MIN:
+                if best_ratio >= RATIO_MIN:
                     break
-        self.assertGreaterEqual(busiest, BUSY_MIN, "busy fraction")
         self.assertGreaterEqual(best_ratio, RATIO_MIN, "throughput against one rank")
 
 

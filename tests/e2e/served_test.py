@@ -145,8 +145,9 @@ class ServedTest(unittest.TestCase):
         self.assertEqual(self.client.generate("Once", request_id="twin", max_tokens=2).code, grpc.StatusCode.ALREADY_EXISTS)
         call.cancel()
         self.assert_idle()
-        again = self.client.generate("Once", request_id="twin", max_tokens=2, ignore_eos=True)
-        self.assertEqual(again.finish, "LENGTH")
+        def again():
+            return self.client.generate("Once", request_id="twin", max_tokens=2, ignore_eos=True).finish == "LENGTH"
+        self.assertIsNotNone(wait_until(again, 2), "the id is still taken 2 s after its request was cancelled")
 
     def test_wrong_requests_are_refused_and_disturb_nobody(self):
         steady = []

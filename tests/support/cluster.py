@@ -4,6 +4,7 @@ Environment: SHOAL_BUILD_DIR names the build folder (default ROOT/build).
 """
 import os
 import pathlib
+import random
 import shutil
 import signal
 import socket
@@ -49,10 +50,20 @@ def mpirun_environment():
 
 
 def free_port():
-    """A port on loopback that nobody listens on just now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+    """A port on loopback that nobody listens on just now.
+
+    Below the range the kernel gives out: mpirun listens on ports of that range and may take one before our server does.
+    """
+    for _ in range(100):
+        port = random.randrange(20000, 32000)
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return port
+    raise AssertionError("no free port between 20000 and 32000")
 
 
 def config_text(model=DEMO_MODEL, stages=(1,), **options):
