@@ -27,13 +27,11 @@ struct SchedulerOptions {
 
 // Continuous batching over `depth` micro-batches.
 // - Sequences that make tokens ("decode") are dealt evenly over the micro-batches, least recently run first; one with
-// its
-//   next token in flight waits for it. What is left of a step goes to prompts in chunks, by (priority, arrival). Chunks
-//   of one prompt may be in flight together: steps keep their order on every rank.
+//   its next token in flight waits for it. What is left of a step goes to prompts in chunks, by (priority, arrival).
+//   Chunks of one prompt may be in flight together: steps keep their order on every rank.
 // - A sequence starts when blocks for all its tokens are free, and one more for each running sequence to grow into.
 // - When a decode finds no block free, the last running sequence by (priority, arrival) without a step in flight gives
-// up
-//   its blocks and waits again, to be computed anew from the very same tokens. Only later sequences make room for
+//   up its blocks and waits again, to be computed anew from the very same tokens. Only later sequences make room for
 //   earlier ones, so the first one always goes on and every one becomes first in the end.
 class Scheduler {
  public:

@@ -15,7 +15,7 @@ namespace {
 using ::testing::HasSubstr;
 
 TEST(RandomModelTest, EveryShapeHasAValidConfigAndTokenizer) {
-  EXPECT_EQ(RandomModelShapes().size(), 9u);
+  EXPECT_EQ(RandomModelShapes().size(), 10u);
   for (std::string_view name : RandomModelShapes()) {
     SCOPED_TRACE(name);
     const auto files = MakeRandomModelFiles(name, "bfloat16");
