@@ -51,7 +51,8 @@ class PipelinedTest(unittest.TestCase):
         """A model whose layers can be cut evenly; the demo's six layers and head cannot."""
         with tempfile.TemporaryDirectory() as directory:
             model = os.path.join(directory, "model")
-            run_program([SHOAL, "make-model", "--shape", "small-qwen2", "--out", model])
+            status, _, error, _ = run_program([SHOAL, "make-model", "--shape", "small-qwen2", "--out", model])
+            self.assertEqual(status, 0, error)
             busiest = 0.0
             with Cluster(model=model, stages=(1, 1), threads=1, **COMMON) as pipeline:
                 measure(pipeline)  # All memory touched once.
