@@ -59,11 +59,12 @@ StepResult Runner::Run(const StepPlan& plan) {
   StepResult result;
   result.step = plan.step;
   result.rank = rank_.rank;
-  waited_ns_ = 0;
+  const auto exchanged_ns = [this] { return tp_.exchange_ns() + pipeline_.exchange_ns(); };
+  const int64_t exchanged_before = exchanged_ns();
   const int64_t begin = NowNs();
   result.status = Compute(plan, result);
   const int64_t end = NowNs();
-  result.busy_ns = end - begin - waited_ns_;
+  result.busy_ns = end - begin - (exchanged_ns() - exchanged_before);
   result.wall_ns = end - last_end_ns_;
   last_end_ns_ = end;
   return result;
@@ -125,11 +126,7 @@ StepInput Runner::Upload(const StepPlan& plan) {
 // Rank i of a stage gets the stream from rank i mod (ranks of the stage before): each of those holds all of it.
 absl::Status Runner::ReceiveFromStageBefore(int tokens) {
   const std::vector<int>& before = plan_.stages[rank_.stage - 1];
-  const int64_t begin = NowNs();
-  const absl::Status status =
-      pipeline_.Receive(activations_.views.x.Rows(tokens), before[rank_.tp_rank % before.size()]);
-  waited_ns_ = NowNs() - begin;
-  return status;
+  return pipeline_.Receive(activations_.views.x.Rows(tokens), before[rank_.tp_rank % before.size()]);
 }
 
 absl::Status Runner::SendToStageAfter(int tokens) {

@@ -54,7 +54,6 @@ class Runner {
   std::unique_ptr<DecoderContext> context_;
   std::vector<int32_t> block_table_;  // Host copy, [S, max_blocks]; must live until Synchronize.
   int64_t last_end_ns_ = 0;
-  int64_t waited_ns_ = 0;  // Of the running step: for the stage before.
 };
 
 }  // namespace shoal

@@ -1,6 +1,7 @@
 #include "engine/sampler.h"
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <limits>
 
@@ -12,7 +13,8 @@
 namespace shoal {
 namespace {
 
-constexpr float kNever = -std::numeric_limits<float>::infinity();
+constexpr float kInfinity = std::numeric_limits<float>::infinity();
+constexpr float kNever = -kInfinity;
 
 struct Candidate {
   float logit;
@@ -27,7 +29,7 @@ class SortedCandidates {
   explicit SortedCandidates(std::vector<Candidate>& all) : all_(all) {}
 
   const Candidate& At(size_t i) {
-    while (i >= sorted_) SortTo(std::min(all_.size(), std::max<size_t>(kCandidatesMax, 4 * sorted_)));
+    while (i >= sorted_) SortTo(std::min(all_.size(), std::max<size_t>(kCandidatesMax, 8 * sorted_)));
     return all_[i];
   }
 
@@ -40,7 +42,10 @@ class SortedCandidates {
  private:
   void SortTo(size_t count) {
     if (count <= sorted_) return;
-    std::partial_sort(all_.begin() + sorted_, all_.begin() + count, all_.end(), Better);
+    const auto begin = all_.begin() + static_cast<ptrdiff_t>(sorted_);
+    const auto end = all_.begin() + static_cast<ptrdiff_t>(count);
+    if (end != all_.end()) std::nth_element(begin, end, all_.end(), Better);
+    std::sort(begin, end, Better);
     sorted_ = count;
   }
 
@@ -59,13 +64,41 @@ absl::Status CheckRow(const StepOutput::Row& row, int64_t vocab_size) {
       return absl::InternalError(absl::StrCat("candidate ", id, " is outside the vocabulary of ", vocab_size));
     }
   }
-  for (size_t i = 0; i < row.logits.size(); ++i) {
-    if (std::isnan(row.logits[i]) || row.logits[i] == std::numeric_limits<float>::infinity()) {
-      return absl::InternalError(absl::StrCat("the model gave the logit ", row.logits[i], " to token ",
-                                              row.ids.empty() ? static_cast<int32_t>(i) : row.ids[i]));
-    }
+  const auto broken = std::find_if(row.logits.begin(), row.logits.end(), [](float x) { return !(x < kInfinity); });
+  if (broken == row.logits.end()) return absl::OkStatus();
+  const auto i = broken - row.logits.begin();
+  return absl::InternalError(absl::StrCat("the model gave the logit ", *broken, " to token ",
+                                          row.ids.empty() ? static_cast<int32_t>(i) : row.ids[i]));
+}
+
+// exp(x) for x <= 0 within 1e-11 of itself, and 0 below -700: the same bits everywhere, and in loops that compilers
+// turn into vector code. 2^f by its Taylor series, |f| <= 1/2.
+inline double ExpNonPositive(double x) {
+  constexpr double kLog2E = 0x1.71547652b82fep0, kLn2 = 0x1.62e42fefa39efp-1;
+  constexpr double kRound = 0x1.8p52;  // Adding it rounds to an integer, which the low bits then hold.
+  const double y = std::max(x, -701.0) * kLog2E;
+  const double shifted = y + kRound;
+  const double f = (y - (shifted - kRound)) * kLn2;
+  double p = 1.0 / 362880;
+  for (const double c : {1.0 / 40320, 1.0 / 5040, 1.0 / 720, 1.0 / 120, 1.0 / 24, 1.0 / 6, 1.0 / 2, 1.0, 1.0}) {
+    p = p * f + c;
   }
-  return absl::OkStatus();
+  const double power = std::bit_cast<double>((std::bit_cast<uint64_t>(shifted) + 1023) << 52);  // 2^round(y)
+  return x < -700.0 ? 0.0 : p * power;
+}
+
+// The sum of `weight(i)` for i in [0, n), in this order; blocks of weights are computed before they are added up.
+template <typename Weight>
+double OrderedSum(size_t n, Weight weight) {
+  constexpr size_t kBlock = 256;
+  double block[kBlock];
+  double total = 0;
+  for (size_t begin = 0; begin < n; begin += kBlock) {
+    const size_t count = std::min(kBlock, n - begin);
+    for (size_t i = 0; i < count; ++i) block[i] = weight(begin + i);
+    for (size_t i = 0; i < count; ++i) total += block[i];
+  }
+  return total;
 }
 
 bool Adjusts(const SamplingParams& params, bool bans_ids) {
@@ -95,30 +128,32 @@ void AdjustLogits(const SampleInput& input, std::vector<Candidate>& all) {
 
 int32_t Draw(const SampleInput& input, float best, std::vector<Candidate>& all) {
   const SamplingParams& params = input.params;
-  const auto weight = [&](const Candidate& c) {
-    const double w = std::exp((static_cast<double>(c.logit) - best) / params.temperature);
-    return w >= params.min_p ? w : 0.0;
+  const double sharpness = 1.0 / params.temperature;
+  const double min_p = params.min_p;
+  const auto weight = [&](size_t i) {
+    const double w = ExpNonPositive((static_cast<double>(all[i].logit) - best) * sharpness);
+    return w >= min_p ? w : 0.0;
   };
   SortedCandidates sorted(all);
-  // Sums go in the order of the candidates: sorted with a top_k, so that a row of candidates and a row of all logits
-  // give the same bits; else by id, which saves sorting the vocabulary.
+  // In order of probability with a top_k, so that a row of candidates and a row of all logits give the same bits; else
+  // by id, which saves sorting the vocabulary.
   if (params.top_k > 0) sorted.KeepBest(std::min<size_t>(params.top_k, all.size()));
-  double total = 0;
-  for (const Candidate& c : all) total += weight(c);
-
-  double kept = total;
+  double kept = OrderedSum(all.size(), weight);
   size_t kept_count = all.size();
   if (params.top_p < 1) {
+    const double wanted = params.top_p * kept;
     kept = 0;
-    kept_count = 0;
-    while (kept_count < all.size() && kept < params.top_p * total) kept += weight(sorted.At(kept_count++));
+    for (kept_count = 0; kept_count < all.size() && kept < wanted; ++kept_count) {
+      sorted.At(kept_count);
+      kept += weight(kept_count);
+    }
   }
-  const double target = UniformDraw(input.params.seed, input.position, 0) * kept;
+  const double target = UniformDraw(params.seed, input.position, 0) * kept;
   double reached = 0;
-  int32_t id = sorted.At(0).id;
+  int32_t id = -1;
   for (size_t i = 0; i < kept_count && reached <= target; ++i) {
-    const double w = weight(sorted.At(i));
-    if (w == 0) break;  // Rounding ended the sum below the target.
+    const double w = weight(i);
+    if (w == 0) continue;  // Rounding may end the sum below the target: then it is the last one that counts.
     reached += w;
     id = all[i].id;
   }
@@ -128,8 +163,7 @@ int32_t Draw(const SampleInput& input, float best, std::vector<Candidate>& all) 
 // Log probabilities of `chosen` and of the `count` best tokens, over a whole row.
 std::vector<TokenLogprob> Logprobs(const std::vector<float>& logits, int32_t chosen, int count) {
   const double best = *std::max_element(logits.begin(), logits.end());
-  double sum = 0;
-  for (const float logit : logits) sum += std::exp(logit - best);
+  const double sum = OrderedSum(logits.size(), [&](size_t i) { return ExpNonPositive(logits[i] - best); });
   const double log_sum = best + std::log(sum);
   const auto logprob = [&](int32_t id) { return TokenLogprob{id, static_cast<float>(logits[id] - log_sum)}; };
 
@@ -170,7 +204,10 @@ absl::StatusOr<SampledToken> Sample(const StepOutput::Row& row, int64_t vocab_si
   }
   if (Adjusts(input.params, bans_ids)) AdjustLogits(input, all);
 
-  const Candidate best = *std::min_element(all.begin(), all.end(), Better);
+  Candidate best = all[0];
+  for (const Candidate& c : all) {
+    if (Better(c, best)) best = c;
+  }
   if (best.logit == kNever) {
     // Top-k takes NaN for -infinity, so a row of NaN comes here too.
     if (!bans_ids) return absl::InternalError("the model gave no token a finite logit");

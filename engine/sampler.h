@@ -39,9 +39,9 @@ struct SampledToken {
 };
 
 // Order as in vLLM: bans, logit_bias, repetition, frequency and presence penalty; the best token if temperature is 0
-// (ties to the lowest id); else temperature, min_p, top_k, top_p, and the inverse of the cumulative distribution over
-// candidates in order of (probability descending, id ascending) at one uniform draw. The token is the same whether
-// `row` holds CandidatesNeeded() or more candidates, or all logits.
+// (ties to the lowest id); else temperature, min_p, top_k, top_p, and the inverse of the cumulative distribution at one
+// uniform draw. The distribution is in order of (probability descending, id ascending) with a top_k or a top_p below 1,
+// else in order of id. The token is the same whether `row` holds CandidatesNeeded() or more candidates, or all logits.
 // Errors: kInternal if a logit is NaN or +inf, none is finite, or the row does not fit the vocabulary; kInvalidArgument
 // if all ids are banned.
 absl::StatusOr<SampledToken> Sample(const StepOutput::Row& row, int64_t vocab_size, const SampleInput& input);

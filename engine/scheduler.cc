@@ -68,15 +68,22 @@ std::optional<Scheduler::Step> Scheduler::Schedule() {
 void Scheduler::AddDecodes(Step& step, InFlight& flight) {
   std::vector<Sequence*> ready;
   int64_t decoding = 0;
+  bool prompts = !waiting_.empty() && num_running() < options_.max_sequences;
   for (Sequence* sequence : running_) {
-    if (sequence->ended || sequence->pending() > 1) continue;
+    if (sequence->ended) continue;
+    if (sequence->pending() > 1) {
+      prompts = true;
+      continue;
+    }
     ++decoding;
     if (sequence->pending() == 1) ready.push_back(sequence);
   }
   // Stable: those of one step stay in order of (priority, arrival).
   std::stable_sort(ready.begin(), ready.end(),
                    [](const Sequence* a, const Sequence* b) { return a->last_step < b->last_step; });
-  const int64_t share = std::min<int64_t>(CeilDiv(decoding, options_.depth), options_.max_step_tokens);
+  // Decodes never take so much of a step that prompts, which hold their blocks already, stand still.
+  const int64_t kept_back = prompts ? std::min<int64_t>(kPrefillChunkMin, options_.max_step_tokens / 2) : 0;
+  const int64_t share = std::min<int64_t>(CeilDiv(decoding, options_.depth), options_.max_step_tokens - kept_back);
   for (Sequence* sequence : ready) {
     if (step.plan.num_sequences() >= share) break;
     if (sequence->blocks.empty()) continue;  // Preempted since by one before it in this loop.

@@ -39,7 +39,8 @@ struct StepPlan {
 struct StepResult {
   uint64_t step = 0;
   int32_t rank = 0;
-  // Monotonic clock of the rank: spent computing, and from the end of its previous step to the end of this one.
+  // Monotonic clock of the rank: spent computing (not exchanging with other ranks), and from the end of its previous
+  // step to the end of this one.
   int64_t busy_ns = 0;
   int64_t wall_ns = 0;
   // Not OK: the rank cannot go on (a device fault, a broken link).

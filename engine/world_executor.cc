@@ -12,6 +12,7 @@ namespace shoal {
 namespace {
 
 constexpr double kForgetSeconds = 1.0;  // Time constant of StageLoad::busy_fraction.
+constexpr int64_t kShutdownSecondsMax = 5;
 
 }  // namespace
 
@@ -32,6 +33,7 @@ absl::Status WorldExecutor::Submit(const StepPlan& plan) {
   if (world_.size() > 1) {
     const std::vector<std::byte> bytes = EncodeStepPlan(plan);
     for (int rank = 1; rank < world_.size(); ++rank) RETURN_IF_ERROR(world_.Send(rank, Channel::kPlan, bytes));
+    results_unread_ += world_.size() - 1;
   }
   Step step;
   step.step = plan.step;
@@ -54,15 +56,20 @@ absl::StatusOr<StepOutput> WorldExecutor::Wait() {
       continue;
     }
     backoff = Backoff(wait_policy_);
-    ASSIGN_OR_RETURN(StepResult result, DecodeStepResult(message->bytes));
-    if (result.rank != message->from) {
-      return absl::InternalError(absl::StrCat("rank ", message->from, " sent a result of rank ", result.rank));
-    }
-    RETURN_IF_ERROR(Take(std::move(result)));
+    RETURN_IF_ERROR(TakeMessage(*message));
   }
   StepOutput output = Merge(steps_.front());
   steps_.pop_front();
   return output;
+}
+
+absl::Status WorldExecutor::TakeMessage(const World::Message& message) {
+  --results_unread_;
+  ASSIGN_OR_RETURN(StepResult result, DecodeStepResult(message.bytes));
+  if (result.rank != message.from) {
+    return absl::InternalError(absl::StrCat("rank ", message.from, " sent a result of rank ", result.rank));
+  }
+  return Take(std::move(result));
 }
 
 absl::Status WorldExecutor::Take(StepResult result) {
@@ -143,6 +150,19 @@ absl::Status WorldExecutor::Shutdown() {
   plan.shutdown = true;
   const std::vector<std::byte> bytes = EncodeStepPlan(plan);
   for (int rank = 1; rank < world_.size(); ++rank) RETURN_IF_ERROR(world_.Send(rank, Channel::kPlan, bytes));
+  // A rank can leave MPI only once its last result has been read.
+  Backoff backoff(wait_policy_);
+  while (results_unread_ > 0) {
+    ASSIGN_OR_RETURN(std::optional<World::Message> message, world_.TryReceive(Channel::kResult));
+    if (message.has_value()) {
+      RETURN_IF_ERROR(TakeMessage(*message));
+    } else if (backoff.waited_us() > kShutdownSecondsMax * 1'000'000) {
+      return absl::UnavailableError(absl::StrCat(results_unread_, " results of the last steps did not come within ",
+                                                 kShutdownSecondsMax, " s; a rank is stuck"));
+    } else {
+      backoff.Pause();
+    }
+  }
   return absl::OkStatus();
 }
 

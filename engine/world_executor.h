@@ -35,6 +35,7 @@ class WorldExecutor final : public Executor {
     std::vector<StepResult> parts;  // By tp_rank of the last stage.
   };
 
+  absl::Status TakeMessage(const World::Message& message);
   absl::Status Take(StepResult result);
   void Account(const StepResult& result, bool after_idle);
   StepOutput Merge(const Step& step) const;
@@ -44,6 +45,7 @@ class WorldExecutor final : public Executor {
   Runner& runner_;
   BackoffPolicy wait_policy_;
   std::deque<Step> steps_;  // In flight, oldest first; at most depth().
+  int results_unread_ = 0;  // Of other ranks; those of earlier stages may come after their step is done.
   std::vector<StageLoad> loads_;
   // Busy and wall seconds with exponential forgetting, per stage.
   std::vector<std::pair<double, double>> recent_;

@@ -2,6 +2,7 @@
 
 #include <sys/mman.h>
 
+#include <cerrno>
 #include <cstdlib>
 #include <cstring>
 
@@ -38,6 +39,12 @@ class HostBuffer final : public Buffer {
   void* data_;
   int64_t mapped_bytes_;  // 0: from the heap.
 };
+
+// Gives every page its memory; false if there is none left.
+bool Populate(void* data, int64_t bytes) {
+  // Kernels before 5.14 do not know the request: there pages come at their first use.
+  return madvise(data, bytes, MADV_POPULATE_WRITE) == 0 || errno == EINVAL;
+}
 
 }  // namespace
 
@@ -76,6 +83,11 @@ absl::StatusOr<std::unique_ptr<Buffer>> HostMemory::Allocate(MemoryKind kind, in
     const int64_t rounded = RoundUp(bytes > 0 ? bytes : 1, kAlignment);
     data = std::aligned_alloc(kAlignment, rounded);
     if (data != nullptr) std::memset(data, 0, rounded);
+  }
+  // Memory that is not there must show now, not as a killed process while serving. Weights are written at once anyway.
+  if (mapped_bytes > 0 && kind != MemoryKind::kWeights && !Populate(data, mapped_bytes)) {
+    munmap(data, mapped_bytes);
+    data = nullptr;
   }
   if (data == nullptr) {
     return absl::ResourceExhaustedError(

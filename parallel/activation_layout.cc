@@ -52,7 +52,9 @@ std::vector<BufferSpec> ActivationBuffers(const ModelShape& shape, const FormatP
   // `h` feeds q/k/v and gate/up; the head is counted with them, so that a plan's bytes do not depend on the stage's
   // place.
   AddActivation("h", T, E, HiddenGroup(shape), FormsFor({formats.qkv, formats.gate_up, formats.lm_head}), out);
-  AddActivation("attended", T, H * D, AttentionGroup(shape), FormsFor({formats.attention_out}), out);
+  // Attention adds up in float whatever is read of it later.
+  AddActivation("attended", T, H * D, AttentionGroup(shape),
+                {.dense = true, .quantized = IsQuantized(formats.attention_out)}, out);
   AddActivation("ffn", T, F, FfnGroup(shape), FormsFor({formats.down}), out);
   if (rank.vocab.size() > 0) {
     out.push_back({"last_x", S, E, DType::kF32});

@@ -19,6 +19,9 @@ struct BackoffPolicy {
 // spin while the rank it waits for has no core to run on.
 BackoffPolicy BackoffFor(int local_ranks);
 
+// The same for waits inside of a step, where another rank is about to answer: they sleep much later.
+BackoffPolicy BackoffInStep(BackoffPolicy policy);
+
 // Sleeps of this thread end within about a microsecond of their time instead of the kernel's usual 50.
 void SetPreciseSleep();
 

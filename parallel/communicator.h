@@ -1,6 +1,9 @@
 // The data plane: tensors between ranks, ordered with Ops on the same device queue.
 #pragma once
 
+#include <chrono>
+#include <cstdint>
+
 #include "absl/status/status.h"
 #include "kernels/tensor.h"
 
@@ -22,6 +25,22 @@ class Communicator {
   virtual absl::Status Send(Tensor in, int to) = 0;
   // Waits for the next tensor from a rank, which must have exactly out's bytes.
   virtual absl::Status Receive(Tensor out, int from) = 0;
+
+  // Time that these calls have taken since the start, on this rank's clock: exchanging and waiting, not computing.
+  virtual int64_t exchange_ns() const = 0;
+};
+
+// Adds the time from its construction to its end to `total_ns`.
+class ExchangeTimer {
+ public:
+  explicit ExchangeTimer(int64_t& total_ns) : total_ns_(total_ns), start_(std::chrono::steady_clock::now()) {}
+  ~ExchangeTimer() { total_ns_ += std::chrono::nanoseconds(std::chrono::steady_clock::now() - start_).count(); }
+  ExchangeTimer(const ExchangeTimer&) = delete;
+  ExchangeTimer& operator=(const ExchangeTimer&) = delete;
+
+ private:
+  int64_t& total_ns_;
+  std::chrono::steady_clock::time_point start_;
 };
 
 constexpr int kSendsInFlight = 8;

@@ -46,6 +46,7 @@ class MpiCommunicator : public Communicator {
   absl::Status AllReduceSum(Tensor inout) override {
     SHOAL_CHECK(inout.dtype == DType::kF64 && inout.contiguous());
     if (size_ == 1) return absl::OkStatus();
+    const ExchangeTimer timer(exchange_ns_);
     auto* data = inout.As<double>();
     constexpr int64_t kChunk = kAllReduceChunkBytes / static_cast<int64_t>(sizeof(double));
     const int64_t count = inout.rows() * inout.cols();
@@ -60,13 +61,16 @@ class MpiCommunicator : public Communicator {
   absl::Status Send(Tensor in, int to) override {
     SHOAL_CHECK(in.contiguous() && to >= 0 && to < size_ && to != rank_);
     SHOAL_CHECK_LE(in.bytes(), kMessageBytesMax);
+    const ExchangeTimer timer(exchange_ns_);
     RETURN_IF_ERROR(outboxes_[to].WaitBelow(policy_, kSendsInFlight, /*seconds=*/0, to));
-    return outboxes_[to].Send(comm_, to, kTensorTag, std::span(in.data, static_cast<size_t>(in.bytes())), kPieceBytes);
+    return outboxes_[to].Send(comm_, to, kTensorTag, std::span(in.data, static_cast<size_t>(in.bytes())),
+                              /*with_length=*/false);
   }
 
   absl::Status Receive(Tensor out, int from) override {
     SHOAL_CHECK(out.contiguous() && from >= 0 && from < size_ && from != rank_);
     SHOAL_CHECK_LE(out.bytes(), kMessageBytesMax);
+    const ExchangeTimer timer(exchange_ns_);
     std::span<std::byte> rest(out.data, static_cast<size_t>(out.bytes()));
     do {
       const size_t piece = std::min(rest.size(), kPieceBytes);
@@ -75,6 +79,8 @@ class MpiCommunicator : public Communicator {
     } while (!rest.empty());
     return absl::OkStatus();
   }
+
+  int64_t exchange_ns() const override { return exchange_ns_; }
 
  private:
   absl::Status ReceivePiece(std::span<std::byte> out, int from) {
@@ -188,6 +194,7 @@ class MpiCommunicator : public Communicator {
   int rank_;
   int size_;
   BackoffPolicy policy_;
+  int64_t exchange_ns_ = 0;
   std::vector<Outbox> outboxes_;       // By receiver.
   std::vector<double> scratch_;        // Others' parts of the chunk being summed: at most kAllReduceChunkBytes * size.
   std::vector<MPI_Request> requests_;  // Of the exchange under way.
@@ -203,7 +210,7 @@ absl::StatusOr<std::unique_ptr<Communicator>> CreateMpiCommunicator(MpiWorld& wo
   MPI_Comm comm = MPI_COMM_NULL;
   RETURN_IF_ERROR(MpiStatus(MPI_Comm_split(impl.comm, colour, key, &comm), "MPI_Comm_split"));
   RETURN_IF_ERROR(MpiStatus(MPI_Comm_set_errhandler(comm, MPI_ERRORS_RETURN), "MPI_Comm_set_errhandler"));
-  return std::make_unique<MpiCommunicator>(comm, key, static_cast<int>(group.size()), impl.policy);
+  return std::make_unique<MpiCommunicator>(comm, key, static_cast<int>(group.size()), BackoffInStep(impl.policy));
 }
 
 }  // namespace shoal

@@ -25,22 +25,28 @@ absl::Status WaitAll(const BackoffPolicy& policy, std::span<MPI_Request> request
   });
 }
 
-absl::Status Outbox::Send(MPI_Comm comm, int to, int tag, std::span<const std::byte> bytes, size_t piece_bytes) {
-  if (piece_bytes > 0) {
-    for (; bytes.size() > piece_bytes; bytes = bytes.subspan(piece_bytes)) {
-      RETURN_IF_ERROR(SendPiece(comm, to, tag, bytes.first(piece_bytes), /*is_last=*/false));
-    }
+absl::Status Outbox::Send(MPI_Comm comm, int to, int tag, std::span<const std::byte> bytes, bool with_length) {
+  const uint64_t length = bytes.size();
+  std::span<const std::byte> head;
+  if (with_length) head = std::as_bytes(std::span(&length, 1));
+  while (head.size() + bytes.size() > kPieceBytes) {
+    const size_t count = kPieceBytes - head.size();
+    RETURN_IF_ERROR(SendPiece(comm, to, tag, head, bytes.first(count), /*is_last=*/false));
+    bytes = bytes.subspan(count);
+    head = {};
   }
-  return SendPiece(comm, to, tag, bytes, /*is_last=*/true);
+  return SendPiece(comm, to, tag, head, bytes, /*is_last=*/true);
 }
 
-absl::Status Outbox::SendPiece(MPI_Comm comm, int to, int tag, std::span<const std::byte> bytes, bool is_last) {
+absl::Status Outbox::SendPiece(MPI_Comm comm, int to, int tag, std::span<const std::byte> head,
+                               std::span<const std::byte> bytes, bool is_last) {
   std::vector<std::byte> buffer;
   if (!spare_.empty()) {
     buffer = std::move(spare_.back());
     spare_.pop_back();
   }
-  buffer.assign(bytes.begin(), bytes.end());
+  buffer.assign(head.begin(), head.end());
+  buffer.insert(buffer.end(), bytes.begin(), bytes.end());
   MPI_Request request = MPI_REQUEST_NULL;
   RETURN_IF_ERROR(MpiStatus(
       MPI_Issend(buffer.data(), static_cast<int>(buffer.size()), MPI_BYTE, to, tag, comm, &request), "MPI_Issend"));

@@ -41,7 +41,8 @@ absl::Status WaitUntil(const BackoffPolicy& policy, Look look) {
 absl::Status WaitAll(const BackoffPolicy& policy, std::span<MPI_Request> requests);
 
 // Messages up to this size go out at once, into memory that the receiver shares; a larger one moves on only while its
-// sender is inside MPI, which it leaves for a whole stage's computing. So tensors travel in pieces of this size.
+// sender is inside MPI, which it leaves for a whole stage's computing. So tensors, and the logits among the messages of
+// World, travel in pieces of this size.
 // MpiWorld::Create sets Open MPI's limit to it, unless the environment says otherwise.
 constexpr size_t kEagerBytesMax = size_t{64} << 10;
 constexpr size_t kPieceBytes = kEagerBytesMax - 1024;  // The rest is for MPI's headers.
@@ -50,9 +51,9 @@ constexpr size_t kPieceBytes = kEagerBytesMax - 1024;  // The rest is for MPI's 
 // complete only when the receive has begun, so what is outstanding is what is unread.
 class Outbox {
  public:
-  // Queues a copy of `bytes`, in one piece if `piece_bytes` is 0, else in pieces of at most so many. The caller has
-  // made room.
-  absl::Status Send(MPI_Comm comm, int to, int tag, std::span<const std::byte> bytes, size_t piece_bytes = 0);
+  // Queues a copy of `bytes` in pieces of at most kPieceBytes, one at least. `with_length`: the first piece begins with
+  // the message's length, 8 bytes, for a receiver that does not know it. The caller has made room.
+  absl::Status Send(MPI_Comm comm, int to, int tag, std::span<const std::byte> bytes, bool with_length);
   // Frees what has been read.
   absl::Status Reap();
   // Waits until fewer than `limit` messages are unread. Errors: kResourceExhausted after `seconds` (0: wait for ever).
@@ -61,7 +62,8 @@ class Outbox {
   int unread() const { return static_cast<int>(std::count(is_last_.begin(), is_last_.end(), true)); }
 
  private:
-  absl::Status SendPiece(MPI_Comm comm, int to, int tag, std::span<const std::byte> bytes, bool is_last);
+  absl::Status SendPiece(MPI_Comm comm, int to, int tag, std::span<const std::byte> head,
+                         std::span<const std::byte> bytes, bool is_last);
 
   std::vector<MPI_Request> requests_;
   std::vector<std::vector<std::byte>> buffers_;  // Of the request at the same place.

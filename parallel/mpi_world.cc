@@ -1,6 +1,8 @@
 #include "parallel/mpi_world.h"
 
+#include <algorithm>
 #include <cstdlib>
+#include <cstring>
 #include <string>
 #include <utility>
 
@@ -22,20 +24,51 @@ bool MpiRuns() {
   return started != 0 && ended == 0;
 }
 
-// Takes over a matched message. Its length is checked before memory is taken for it.
-absl::StatusOr<std::vector<std::byte>> TakeMessage(const BackoffPolicy& policy, MPI_Message message,
-                                                   const MPI_Status& status) {
+// Waits for a message of `channel` from `from` and matches it.
+absl::Status Match(const MpiWorld::Impl& impl, int from, Channel channel, MPI_Message& message, MPI_Status& status) {
+  return WaitUntil(impl.policy, [&]() -> absl::StatusOr<bool> {
+    int found = 0;
+    RETURN_IF_ERROR(
+        MpiStatus(MPI_Improbe(from, static_cast<int>(channel), impl.comm, &found, &message, &status), "MPI_Improbe"));
+    return found != 0;
+  });
+}
+
+// Appends one matched piece to `bytes`, which must not grow beyond `limit`.
+absl::Status TakePiece(const BackoffPolicy& policy, MPI_Message message, const MPI_Status& status, size_t limit,
+                       std::vector<std::byte>& bytes) {
   MPI_Count count = 0;
   RETURN_IF_ERROR(MpiStatus(MPI_Get_elements_x(&status, MPI_BYTE, &count), "MPI_Get_elements_x"));
-  if (count < 0 || count > kMessageBytesMax) {
-    return absl::InternalError(StrCat("rank ", status.MPI_SOURCE, " sent a message of ", count,
-                                      " bytes; no message may be longer than ", kMessageBytesMax));
+  if (count < 0 || static_cast<size_t>(count) > std::min(kPieceBytes, limit - bytes.size())) {
+    return absl::InternalError(StrCat("rank ", status.MPI_SOURCE, " sent a piece of ", count,
+                                      " bytes of a message that wants at most ", limit - bytes.size()));
   }
-  std::vector<std::byte> bytes(static_cast<size_t>(count));
+  const size_t begin = bytes.size();
+  bytes.resize(begin + static_cast<size_t>(count));
   MPI_Request request = MPI_REQUEST_NULL;
   RETURN_IF_ERROR(
-      MpiStatus(MPI_Imrecv(bytes.data(), static_cast<int>(count), MPI_BYTE, &message, &request), "MPI_Imrecv"));
-  RETURN_IF_ERROR(WaitAll(policy, std::span(&request, 1)));
+      MpiStatus(MPI_Imrecv(bytes.data() + begin, static_cast<int>(count), MPI_BYTE, &message, &request), "MPI_Imrecv"));
+  return WaitAll(policy, std::span(&request, 1));
+}
+
+// Takes over a message whose first piece is matched. Its length is checked before memory is taken for it.
+absl::StatusOr<std::vector<std::byte>> TakeMessage(const MpiWorld::Impl& impl, Channel channel, MPI_Message message,
+                                                   MPI_Status status) {
+  uint64_t length = 0;
+  std::vector<std::byte> bytes;
+  RETURN_IF_ERROR(TakePiece(impl.policy, message, status, kPieceBytes, bytes));
+  if (bytes.size() >= sizeof(length)) std::memcpy(&length, bytes.data(), sizeof(length));
+  if (bytes.size() < sizeof(length) || length > static_cast<uint64_t>(kMessageBytesMax)) {
+    return absl::InternalError(StrCat("rank ", status.MPI_SOURCE, " sent a message of ", length,
+                                      " bytes; no message may be longer than ", kMessageBytesMax));
+  }
+  bytes.erase(bytes.begin(), bytes.begin() + sizeof(length));
+  bytes.reserve(length);
+  const int from = status.MPI_SOURCE;
+  while (bytes.size() < length) {
+    RETURN_IF_ERROR(Match(impl, from, channel, message, status));
+    RETURN_IF_ERROR(TakePiece(impl.policy, message, status, length, bytes));
+  }
   return bytes;
 }
 
@@ -67,6 +100,8 @@ absl::StatusOr<std::unique_ptr<MpiWorld>> MpiWorld::Create(int* argc, char*** ar
   MPI_Initialized(&started);
   if (started != 0) return absl::FailedPreconditionError("MPI was already started in this process");
   setenv("OMPI_MCA_btl_vader_eager_limit", std::to_string(kEagerBytesMax).c_str(), /*overwrite=*/0);
+  // Containers often forbid one process to read another's memory; pieces of an eager message are copied anyway.
+  setenv("OMPI_MCA_btl_vader_single_copy_mechanism", "none", /*overwrite=*/0);
   int provided = MPI_THREAD_SINGLE;
   RETURN_IF_ERROR(MpiStatus(MPI_Init_thread(argc, argv, MPI_THREAD_FUNNELED, &provided), "MPI_Init_thread"));
   if (provided < MPI_THREAD_FUNNELED) {
@@ -124,20 +159,15 @@ absl::Status MpiWorld::Send(int to, Channel channel, std::span<const std::byte> 
   Outbox& outbox = impl_->outboxes[to];
   RETURN_IF_ERROR(
       outbox.WaitBelow(impl_->policy, impl_->limits.unread_messages_max, impl_->limits.unread_seconds_max, to));
-  return outbox.Send(impl_->comm, to, static_cast<int>(channel), bytes);
+  return outbox.Send(impl_->comm, to, static_cast<int>(channel), bytes, /*with_length=*/true);
 }
 
 absl::StatusOr<std::vector<std::byte>> MpiWorld::Receive(int from, Channel channel) {
   SHOAL_CHECK(from >= 0 && from < impl_->size && from != impl_->rank);
   MPI_Message message = MPI_MESSAGE_NULL;
   MPI_Status status{};
-  RETURN_IF_ERROR(WaitUntil(impl_->policy, [&]() -> absl::StatusOr<bool> {
-    int found = 0;
-    RETURN_IF_ERROR(
-        MpiStatus(MPI_Improbe(from, static_cast<int>(channel), impl_->comm, &found, &message, &status), "MPI_Improbe"));
-    return found != 0;
-  }));
-  return TakeMessage(impl_->policy, message, status);
+  RETURN_IF_ERROR(Match(*impl_, from, channel, message, status));
+  return TakeMessage(*impl_, channel, message, status);
 }
 
 absl::StatusOr<std::optional<World::Message>> MpiWorld::TryReceive(Channel channel) {
@@ -147,7 +177,7 @@ absl::StatusOr<std::optional<World::Message>> MpiWorld::TryReceive(Channel chann
   RETURN_IF_ERROR(MpiStatus(
       MPI_Improbe(MPI_ANY_SOURCE, static_cast<int>(channel), impl_->comm, &found, &message, &status), "MPI_Improbe"));
   if (found == 0) return std::nullopt;
-  ASSIGN_OR_RETURN(std::vector<std::byte> bytes, TakeMessage(impl_->policy, message, status));
+  ASSIGN_OR_RETURN(std::vector<std::byte> bytes, TakeMessage(*impl_, channel, message, status));
   return Message{status.MPI_SOURCE, std::move(bytes)};
 }
 

@@ -5,6 +5,7 @@
 #include "base/status_macros.h"
 #include "base/str_cat.h"
 #include "parallel/planner.h"
+#include "parallel/world.h"
 
 namespace shoal {
 namespace {
@@ -97,6 +98,14 @@ absl::Status ValidateStages(const PlanRequest& request) {
   return absl::OkStatus();
 }
 
+// All logits of a step travel to rank 0 as one message, in the worst case from one rank.
+absl::Status ValidateLogits(const PlanRequest& request) {
+  const int64_t most = (kMessageBytesMax - (1 << 20)) / (request.shape.vocab * int64_t{sizeof(float)});
+  if (request.ranks == 1 || request.max_sequences <= most) return absl::OkStatus();
+  return absl::InvalidArgumentError(StrCat("max_sequences is ", request.max_sequences, "; with a vocabulary of ",
+                                           request.shape.vocab, " several ranks can serve at most ", most));
+}
+
 }  // namespace
 
 absl::Status ValidatePlanRequest(const PlanRequest& request) {
@@ -113,6 +122,7 @@ absl::Status ValidatePlanRequest(const PlanRequest& request) {
   RETURN_IF_ERROR(InRange("kv_block_tokens", request.kv_block_tokens, 1, kBlockTokensMax));
   RETURN_IF_ERROR(InRange("max_step_tokens", request.max_step_tokens, 1, kStepTokensMax));
   RETURN_IF_ERROR(InRange("max_sequences", request.max_sequences, 1, kSequencesMax));
+  RETURN_IF_ERROR(ValidateLogits(request));
   RETURN_IF_ERROR(InRange("max_context", request.max_context, 1, kTokensMax));
   RETURN_IF_ERROR(InRange("kv_tokens_default", request.kv_tokens_default, 1, INT32_MAX));
   // Slots are numbered in 32 bits.

@@ -172,6 +172,7 @@ class ThreadCommunicator : public Communicator {
 
   absl::Status AllReduceSum(Tensor inout) override {
     SHOAL_CHECK(inout.dtype == DType::kF64 && inout.contiguous());
+    const ExchangeTimer timer(exchange_ns_);
     const auto mine = std::span(inout.data, static_cast<size_t>(inout.bytes()));
     for (int to = 0; to < size(); ++to) {
       if (to == rank_) continue;
@@ -193,17 +194,21 @@ class ThreadCommunicator : public Communicator {
 
   absl::Status Send(Tensor in, int to) override {
     SHOAL_CHECK(in.contiguous() && to >= 0 && to < size() && to != rank_);
+    const ExchangeTimer timer(exchange_ns_);
     return post_->Send(group_[rank_], group_[to], stream_, std::span(in.data, static_cast<size_t>(in.bytes())),
                        kSendsInFlight, 0);
   }
 
   absl::Status Receive(Tensor out, int from) override {
     SHOAL_CHECK(out.contiguous() && from >= 0 && from < size() && from != rank_);
+    const ExchangeTimer timer(exchange_ns_);
     ASSIGN_OR_RETURN(const Bytes bytes, post_->Receive(group_[from], group_[rank_], stream_));
     if (static_cast<int64_t>(bytes.size()) != out.bytes()) return OutOfStep(from, bytes.size(), out.bytes());
     if (!bytes.empty()) std::memcpy(out.data, bytes.data(), bytes.size());
     return absl::OkStatus();
   }
+
+  int64_t exchange_ns() const override { return exchange_ns_; }
 
  private:
   static absl::Status OutOfStep(int from, size_t got, int64_t awaited) {
@@ -214,6 +219,7 @@ class ThreadCommunicator : public Communicator {
   std::shared_ptr<ThreadPost> post_;
   std::vector<int> group_;
   int rank_;
+  int64_t exchange_ns_ = 0;
   int stream_;  // Tensors; stream_ + 1 carries the parts of sums.
 };
 

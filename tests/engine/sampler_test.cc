@@ -124,15 +124,29 @@ TEST(SamplerTest, FrequenciesFollowTheFilteredDistribution) {
   }
 }
 
-// One draw, done by hand with the generator's number.
-TEST(SamplerTest, DrawInvertsTheCumulativeDistributionInOrderOfProbability) {
+// One draw, done by hand with the generator's number: by id, or by probability where a filter has sorted.
+TEST(SamplerTest, DrawInvertsTheCumulativeDistribution) {
   const std::vector<float> logits = {0.0f, std::log(3.0f), std::log(2.0f), std::log(2.0f)};  // 1 : 3 : 2 : 2
-  SamplingParams params;
-  params.seed = 7;
+  SamplingParams by_id, by_probability;
+  by_id.seed = by_probability.seed = 7;
+  by_probability.top_k = 4;
   for (uint32_t position = 0; position < 200; ++position) {
     const double u = UniformDraw(7, position, 0) * 8;
-    const int32_t expected = u < 3 ? 1 : u < 5 ? 2 : u < 7 ? 3 : 0;
-    EXPECT_EQ(SampleId(logits, params, position), expected) << position;
+    EXPECT_EQ(SampleId(logits, by_id, position), u < 1 ? 0 : u < 4 ? 1 : u < 6 ? 2 : 3) << position;
+    EXPECT_EQ(SampleId(logits, by_probability, position), u < 3 ? 1 : u < 5 ? 2 : u < 7 ? 3 : 0) << position;
+  }
+}
+
+// Far more candidates than one round of sorting looks at.
+TEST(SamplerTest, TopPOfAFlatDistributionKeepsTheRightPart) {
+  std::vector<float> logits(20000);
+  for (size_t i = 0; i < logits.size(); ++i) logits[i] = static_cast<float>(i % 100) * 1e-3f;
+  SamplingParams params;
+  params.seed = 3;
+  params.top_p = 0.5f;
+  const std::vector<double> p = ReferenceProbabilities(logits, params);
+  for (uint32_t position = 0; position < 300; ++position) {
+    EXPECT_GT(p[SampleId(logits, params, position)], 0) << position;
   }
 }
 

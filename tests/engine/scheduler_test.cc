@@ -168,6 +168,25 @@ TEST(SchedulerTest, DecodesAreDealtEvenlyOverTheMicroBatches) {
   }
 }
 
+TEST(SchedulerTest, DecodesThatCouldFillTheStepLeaveRoomForPrompts) {
+  SchedulerOptions options = Options(2000);
+  options.max_step_tokens = 40;
+  Driver driver(options);
+  for (int i = 0; i < 40; ++i) driver.scheduler.Add(i, MakeRequest(1, 500));
+  for (int i = 0; i < 5; ++i) {
+    driver.Submit();
+    driver.Return();
+  }
+  ASSERT_EQ(driver.plans.back().num_sequences(), 40);
+  driver.scheduler.Add(100, MakeRequest(70, 2));
+  // 20 tokens of its prompt in each step; then 41 decodes share steps of 40.
+  for (int i = 0; i < 8; ++i) {
+    ASSERT_TRUE(driver.Submit());
+    driver.Return();
+  }
+  EXPECT_THAT(driver.finished, ElementsAre(100));
+}
+
 TEST(SchedulerTest, StepTokensStayWithinTheirBound) {
   SchedulerOptions options = Options(2000, 2);
   options.max_step_tokens = 50;

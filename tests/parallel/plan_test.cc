@@ -252,7 +252,7 @@ TEST(PlanTest, ExplicitStagesAndSharesAreFollowed) {
 
 TEST(PlanTest, TheSmallestRankDecidesTheKvBlocks) {
   PlanRequest request = Request(Qwen1p5B(), 2, {4 * kGiB, 2 * kGiB}, WeightFormat::kInt8);
-  request.max_sequences = 1000;
+  request.max_sequences = 400;
   request.stages.resize(1);
   request.stages[0].ranks = 2;
   const Plan plan = Make(request);
@@ -384,6 +384,12 @@ TEST(PlanRefusalTest, NumbersOutOfRangeNameTheirField) {
   expect([](PlanRequest& r) { r.max_context = 0; }, "max_context is 0");
   expect([](PlanRequest& r) { r.max_step_tokens = 0; }, "max_step_tokens is 0");
   expect([](PlanRequest& r) { r.max_sequences = 0; }, "max_sequences is 0");
+  expect(
+      [](PlanRequest& r) {
+        r.shape.vocab = 152064;
+        r.max_sequences = 900;
+      },
+      "several ranks can serve at most 439");
   expect([](PlanRequest& r) { r.kv_block_tokens = 0; }, "kv_block_tokens is 0");
   expect([](PlanRequest& r) { r.kv_blocks = int64_t{1} << 40; }, "kv_blocks is");
   expect([](PlanRequest& r) { r.memory_budget = {1, 2, 3}; }, "memory_budget has 3 entries for 2 ranks");

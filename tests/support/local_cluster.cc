@@ -21,6 +21,31 @@ absl::StatusOr<std::unique_ptr<Device>> MakeDevice(const LocalClusterOptions& op
   return CreateCpuDevice({.threads = options.threads, .memory_budget = budget, .isa = options.isa});
 }
 
+// A World whose results are late.
+class LateWorld final : public World {
+ public:
+  LateWorld(World& world, std::chrono::milliseconds late_by) : world_(world), late_by_(late_by) {}
+  int rank() const override { return world_.rank(); }
+  int size() const override { return world_.size(); }
+  int local_rank() const override { return world_.local_rank(); }
+  int local_size() const override { return world_.local_size(); }
+  absl::Status Send(int to, Channel channel, std::span<const std::byte> bytes) override {
+    if (channel == Channel::kResult) std::this_thread::sleep_for(late_by_);
+    return world_.Send(to, channel, bytes);
+  }
+  absl::StatusOr<std::vector<std::byte>> Receive(int from, Channel channel) override {
+    return world_.Receive(from, channel);
+  }
+  absl::StatusOr<std::optional<Message>> TryReceive(Channel channel) override { return world_.TryReceive(channel); }
+  absl::StatusOr<std::vector<std::vector<std::byte>>> AllGather(std::span<const std::byte> bytes) override {
+    return world_.AllGather(bytes);
+  }
+
+ private:
+  World& world_;
+  const std::chrono::milliseconds late_by_;
+};
+
 absl::Status RunRank(const LocalClusterOptions& options, ThreadRank& self,
                      const std::function<absl::Status(const ClusterView&)>& body) {
   ASSIGN_OR_RETURN(const ModelConfig config, LoadModelConfig(options.model_dir));
@@ -38,7 +63,8 @@ absl::Status RunRank(const LocalClusterOptions& options, ThreadRank& self,
   ASSIGN_OR_RETURN(DecoderWeights weights, LoadWeights(options.model_dir, config, plan, mine, *device));
   ASSIGN_OR_RETURN(const std::unique_ptr<Runner> runner,
                    Runner::Create(config, plan, self.rank(), std::move(weights), *device, *tp, *pipeline));
-  if (self.rank() > 0) return RunWorkerLoop(self.world(), *runner);
+  LateWorld late(self.world(), options.late_by);
+  if (self.rank() > 0) return RunWorkerLoop(self.rank() == options.late_rank ? late : self.world(), *runner);
   WorldExecutor executor(self.world(), plan, *runner);
   return body({config, plan, executor});
 }

@@ -2,6 +2,7 @@
 // model and several ranks but neither mpirun nor gRPC.
 #pragma once
 
+#include <chrono>
 #include <functional>
 #include <string>
 #include <vector>
@@ -21,6 +22,9 @@ struct LocalClusterOptions {
   bool reference = false;  // The oracle device instead of the CPU one.
   std::string isa;         // Of the CPU device.
   int threads = 1;         // Of each rank's CPU device.
+  // This rank sends its results so much later (tests of what comes out of order).
+  int late_rank = -1;
+  std::chrono::milliseconds late_by{0};
 };
 
 // Explicit stages: {2, 2} is two stages of two tensor-parallel ranks.
