@@ -127,8 +127,8 @@ if $want_e2e && begin build "end-to-end tests"; then
 fi
 
 if $want_sanitizers && begin build-asan "ASan + UBSan: unit tests"; then
-  read -ra folders <<< "$(unit_folders | grep -v server | tr '\n' ' ')"
-  build build-asan "${folders[@]/%/_tests}" -- --preset asan -DCMAKE_CXX_FLAGS_RELEASE="$quick" -DSHOAL_WITH_SERVER=OFF
+  read -ra folders <<< "$(unit_folders | tr '\n' ' ')"
+  build build-asan "${folders[@]/%/_tests}" -- --preset asan -DCMAKE_CXX_FLAGS_RELEASE="$quick"
   # Perplexity is a measurement: minutes under a sanitizer, over code that the other tests run as well.
   ASAN_OPTIONS=detect_leaks=1:abort_on_error=1 UBSAN_OPTIONS=print_stacktrace=1:halt_on_error=1 \
     GTEST_FILTER='-QualityTest.*' unit build-asan "${folders[@]}" -- -R '_tests(_[0-9]+)?$'
