@@ -45,10 +45,11 @@ function(shoal_binary name)
   target_link_libraries(${name} PRIVATE shoal_flags ${deps})
 endfunction()
 
-# shoal_tests(FOLDER DEPS ... [NAME n] [SRCS ...]): tests/FOLDER/*.cc in one program `FOLDER_tests`, one CTest entry. Files
-# named *_mpi.cc are programs of their own, for shoal_mpi_test.
+# shoal_tests(FOLDER DEPS ... [NAME n] [SRCS ...] [SHARDS n]): tests/FOLDER/*.cc in one program `FOLDER_tests`, one CTest
+# entry, or one `FOLDER_tests_I` per shard, which begin before all others. Files named *_mpi.cc are programs of their own, for
+# shoal_mpi_test.
 function(shoal_tests folder)
-  cmake_parse_arguments(ARG "" "NAME" "DEPS;SRCS" ${ARGN})
+  cmake_parse_arguments(ARG "" "NAME;SHARDS" "DEPS;SRCS" ${ARGN})
   if(NOT ARG_NAME)
     set(ARG_NAME ${folder}_tests)
   endif()
@@ -61,10 +62,20 @@ function(shoal_tests folder)
   endif()
   shoal_binary(${ARG_NAME} SRCS ${ARG_SRCS} DEPS ${ARG_DEPS} GTest::gmock GTest::gtest_main)
   target_compile_definitions(${ARG_NAME} PRIVATE SHOAL_SOURCE_DIR="${CMAKE_SOURCE_DIR}" SHOAL_BINARY_DIR="${CMAKE_BINARY_DIR}")
-  add_test(NAME ${ARG_NAME} COMMAND ${ARG_NAME})
   # tests/run.sh counts tests, not programs, from these reports.
-  set_tests_properties(${ARG_NAME} PROPERTIES TIMEOUT 900
-    ENVIRONMENT "GTEST_OUTPUT=xml:${CMAKE_BINARY_DIR}/test-results/unit/${ARG_NAME}.xml")
+  set(reports xml:${CMAKE_BINARY_DIR}/test-results/unit)
+  if(NOT ARG_SHARDS)
+    add_test(NAME ${ARG_NAME} COMMAND ${ARG_NAME})
+    set_tests_properties(${ARG_NAME} PROPERTIES TIMEOUT 900 ENVIRONMENT "GTEST_OUTPUT=${reports}/${ARG_NAME}.xml")
+    return()
+  endif()
+  math(EXPR last "${ARG_SHARDS} - 1")
+  foreach(shard RANGE ${last})
+    set(entry ${ARG_NAME}_${shard})
+    add_test(NAME ${entry} COMMAND ${ARG_NAME})
+    set_tests_properties(${entry} PROPERTIES TIMEOUT 900 COST 1000 ENVIRONMENT
+      "GTEST_OUTPUT=${reports}/${entry}.xml;GTEST_TOTAL_SHARDS=${ARG_SHARDS};GTEST_SHARD_INDEX=${shard}")
+  endforeach()
 endfunction()
 
 # shoal_mpi_test(SOURCE DEPS ... RANKS 2 3 ...): tests/SOURCE, which brings its own main, under mpirun with each number of ranks.

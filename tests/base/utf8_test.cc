@@ -8,14 +8,10 @@
 #include <vector>
 
 #include "gtest/gtest.h"
+#include "tests/support/shared_data.h"
 
 namespace shoal {
 namespace {
-
-std::string TestData(const std::string& path) {
-  const char* root = std::getenv("SHOAL_TEST_DATA");
-  return (root != nullptr ? std::string(root) : std::string(SHOAL_SOURCE_DIR "/../shared/data")) + "/" + path;
-}
 
 // The file's bytes; false if it is not there.
 bool ReadFile(const std::string& path, std::string* out) {
@@ -109,11 +105,11 @@ TEST(Utf8Test, ReplaceInvalidPutsOneReplacementPerMaximalPart) {
 
 // "num:valid:text" and "num:invalid:text with replacements" per line; the inputs are the same lines of utf8tests.bin.
 TEST(Utf8Test, PublicDecoderCasesGiveTheirReferenceResults) {
+  const std::string data = SharedTestData();
+  if (data.empty()) GTEST_SKIP() << "no ../shared/data and no SHOAL_TEST_DATA: published cases not tested";
   std::string input, reference;
-  if (!ReadFile(TestData("unicode/utf8tests.bin"), &input) ||
-      !ReadFile(TestData("unicode/utf8tests.replace.ref.txt"), &reference)) {
-    GTEST_SKIP() << "no test data at " << TestData("unicode");
-  }
+  ASSERT_TRUE(ReadFile(data + "/unicode/utf8tests.bin", &input));
+  ASSERT_TRUE(ReadFile(data + "/unicode/utf8tests.replace.ref.txt", &reference));
   EXPECT_EQ(ReplaceInvalidUtf8(input), reference);
   std::stringstream lines(input);
   int valid = 0, invalid = 0;
@@ -132,10 +128,10 @@ TEST(Utf8Test, PublicDecoderCasesGiveTheirReferenceResults) {
 
 // This copy of the stress text had its malformed parts replaced by its publisher; cutting it anywhere makes new ones.
 TEST(Utf8Test, StressTextCutAnywhereIsRepairedByDroppingOrReplacingTheCutCharacter) {
+  const std::string data = SharedTestData();
+  if (data.empty()) GTEST_SKIP() << "no ../shared/data and no SHOAL_TEST_DATA: the stress text is not cut";
   std::string text;
-  if (!ReadFile(TestData("unicode/kuhn_UTF-8-test.txt"), &text)) {
-    GTEST_SKIP() << "no test data at " << TestData("unicode");
-  }
+  ASSERT_TRUE(ReadFile(data + "/unicode/kuhn_UTF-8-test.txt", &text));
   ASSERT_TRUE(IsValidUtf8(text));
   for (size_t n = 3000; n < 9000; ++n) {
     const std::string_view cut = std::string_view(text).substr(0, n);

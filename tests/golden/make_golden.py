@@ -113,11 +113,11 @@ def make_tiny_models():
     model = AutoModelForCausalLM.from_pretrained(os.path.join(HERE, name), dtype=torch.float32,
                                                  attn_implementation="eager").eval()
     rng = random.Random(seed)
-    prompts = [{"prompt_ids": [rng.randrange(3, config["vocab_size"]) for _ in range(length)]}
-               for length in (1, 2, 3, 5, 8, 13, 21, 34, 64, 65, 100, 130, 4, 7, 17, 33, 50, 90)]
-    chosen = continuations(model, prompts, 10)
+    lengths = [1, 2, 3, 5, 8, 13, 21, 34, 64, 65, 100, 130, 4, 7, 17, 33, 50, 90, *range(2, 62)]
+    prompts = [{"prompt_ids": [rng.randrange(3, config["vocab_size"]) for _ in range(length)]} for length in lengths]
+    chosen = continuations(model, prompts, 50)
     logits = [logits_at(model, e["prompt_ids"], sorted({0, len(e["prompt_ids"]) // 2, len(e["prompt_ids"]) - 1}))
-              for e in chosen]
+              for e in chosen[:10]]
     long = [rng.randrange(3, config["vocab_size"]) for _ in range(400)]
     logits.append(logits_at(model, long, [0, 63, 64, 128, 255, 399]))
     write(f"{name}.json", {"model": f"tests/golden/{name}", "continuations": chosen, "logits": logits})

@@ -11,6 +11,7 @@
 #include "tests/support/llama2c.h"
 #include "tests/support/local_cluster.h"
 #include "tests/support/model_runs.h"
+#include "tests/support/shared_data.h"
 
 namespace shoal {
 namespace {
@@ -20,8 +21,8 @@ class RealModelTest : public testing::Test {
   void SetUp() override {
     data_ = SharedTestData();
     if (data_.empty()) GTEST_SKIP() << "no ../shared/data and no SHOAL_TEST_DATA: real models not tested";
-    dir_ = testing::TempDir() + "/" + testing::UnitTest::GetInstance()->current_test_info()->name();
-    std::filesystem::create_directories(dir_);
+    dir_ = testing::TempDir() + "shoal_real_XXXXXX";
+    ASSERT_NE(mkdtemp(dir_.data()), nullptr);
   }
   void TearDown() override {
     if (!dir_.empty()) std::filesystem::remove_all(dir_);

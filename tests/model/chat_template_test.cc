@@ -24,7 +24,7 @@ std::vector<ChatMessage> ToMessages(const Json& json) {
 class SharedChatTemplateTest : public testing::Test {
  protected:
   void SetUp() override {
-    data_ = SharedData();
+    data_ = SharedTestData();
     if (data_.empty()) GTEST_SKIP() << "no ../shared/data and no SHOAL_TEST_DATA: real chat templates not tested";
   }
   std::string data_;

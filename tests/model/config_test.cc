@@ -6,17 +6,13 @@
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "tests/model/model_folder.h"
+#include "tests/support/shared_data.h"
 
 namespace shoal {
 namespace {
 
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
-
-std::string SharedData() {
-  const char* given = std::getenv("SHOAL_TEST_DATA");
-  return given != nullptr ? given : std::string(SHOAL_SOURCE_DIR) + "/../shared/data";
-}
 
 Json Good() {
   return {{"architectures", {"Qwen2ForCausalLM"}},
@@ -69,8 +65,9 @@ TEST(ModelConfigTest, GreedyGenerationConfigMeansTemperatureZero) {
 }
 
 TEST(ModelConfigTest, RealFilesAreAccepted) {
-  const std::string folder = SharedData() + "/configs";
-  if (!std::filesystem::exists(folder)) GTEST_SKIP() << folder << " is absent";
+  const std::string data = SharedTestData();
+  if (data.empty()) GTEST_SKIP() << "no ../shared/data and no SHOAL_TEST_DATA: real configs not tested";
+  const std::string folder = data + "/configs";
   const auto read = [&](const std::string& name) { return ParseModelConfig(ReadFile(folder + "/" + name), "", "d"); };
   const auto llama = read("Llama-3.2-1B-Instruct.config.json");
   ASSERT_TRUE(llama.ok()) << llama.status();
@@ -86,7 +83,7 @@ TEST(ModelConfigTest, RealFilesAreAccepted) {
                            "Qwen2.5-0.5B-Instruct.config.json", "Qwen2.5-32B-Instruct.config.json"}) {
     EXPECT_TRUE(read(name).ok()) << name << read(name).status();
   }
-  const auto r1 = LoadModelConfig(SharedData() + "/tokenizers/deepseek-r1-distill-qwen");
+  const auto r1 = LoadModelConfig(data + "/tokenizers/deepseek-r1-distill-qwen");
   ASSERT_TRUE(r1.ok()) << r1.status();
   EXPECT_EQ(r1->shape.hidden, 1536);
   EXPECT_EQ(r1->bos_token_id, 151646);

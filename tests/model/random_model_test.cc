@@ -8,6 +8,7 @@
 #include "gtest/gtest.h"
 #include "model/random_model_shapes.h"
 #include "tests/model/model_folder.h"
+#include "tests/support/shared_data.h"
 
 namespace shoal {
 namespace {
@@ -35,9 +36,8 @@ TEST(RandomModelTest, EveryShapeHasAValidConfigAndTokenizer) {
 }
 
 TEST(RandomModelTest, LargeShapesAreThoseOfTheRealFiles) {
-  const char* given = std::getenv("SHOAL_TEST_DATA");
-  const std::string data = given != nullptr ? given : std::string(SHOAL_SOURCE_DIR) + "/../shared/data";
-  if (!std::filesystem::exists(data)) GTEST_SKIP() << data << " is absent";
+  const std::string data = SharedTestData();
+  if (data.empty()) GTEST_SKIP() << "no ../shared/data and no SHOAL_TEST_DATA: real shapes not tested";
   const std::pair<const char*, const char*> pairs[] = {
       {"deepseek-r1-distill-qwen-1.5b", "/tokenizers/deepseek-r1-distill-qwen/config.json"},
       {"llama-3.2-1b", "/configs/Llama-3.2-1B-Instruct.config.json"},

@@ -7,14 +7,9 @@
 #include <sstream>
 #include <string>
 
-namespace shoal {
+#include "tests/support/shared_data.h"
 
-// The folder of test data beside the repository, or $SHOAL_TEST_DATA; empty if there is none.
-inline std::string SharedData() {
-  if (const char* path = std::getenv("SHOAL_TEST_DATA"); path != nullptr) return path;
-  const std::string beside = std::string(SHOAL_SOURCE_DIR) + "/../shared/data";
-  return std::filesystem::exists(beside) ? beside : "";
-}
+namespace shoal {
 
 inline std::string ReadTestFile(const std::string& path) {
   std::ifstream file(path, std::ios::binary);

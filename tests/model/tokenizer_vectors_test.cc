@@ -82,7 +82,7 @@ std::string DecodeIncrementally(const Tokenizer& tokenizer, const std::vector<in
 class SharedTokenizerTest : public testing::Test {
  protected:
   void SetUp() override {
-    data_ = SharedData();
+    data_ = SharedTestData();
     if (data_.empty()) GTEST_SKIP() << "no ../shared/data and no SHOAL_TEST_DATA: real tokenizers not tested";
   }
   // Loaded once per program.

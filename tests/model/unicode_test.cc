@@ -32,7 +32,7 @@ std::string Text(char32_t code) {
 bool IsScalar(char32_t c) { return c < 0xD800 || (c > 0xDFFF && c <= 0x10FFFF); }
 
 TEST(UnicodeTest, NormalizationTestHolds) {
-  const std::string data = SharedData();
+  const std::string data = SharedTestData();
   if (data.empty()) GTEST_SKIP() << "no ../shared/data and no SHOAL_TEST_DATA: the normalization test is not run";
   size_t lines = 0;
   std::vector<bool> listed(0x110000);  // As the source of a line of part 1.

@@ -15,7 +15,7 @@ MpiWorld* g_world = nullptr;
 
 INSTANTIATE_TEST_SUITE_P(Ranks, WorldConformanceTest,
                          testing::Values(WorldBackend{"Mpi", 1,
-                                                      [](const RankBody& body) {
+                                                      [](const RankBody& body, const WorldLimits&) {
                                                         RankUnderTest rank{*g_world, [](std::span<const int> group) {
                                                                              return CreateMpiCommunicator(*g_world,
                                                                                                           group);
@@ -39,7 +39,7 @@ class AbortOnFailure : public testing::EmptyTestEventListener {
 
 int Main(int argc, char** argv) {
   testing::InitGoogleMock(&argc, argv);
-  auto world = MpiWorld::Create(&argc, &argv, kTestLimits);
+  auto world = MpiWorld::Create(&argc, &argv, kProcessLimits);
   if (!world.ok()) {
     std::fprintf(stderr, "%s\n", world.status().ToString().c_str());
     return 1;

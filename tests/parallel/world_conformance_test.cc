@@ -14,7 +14,7 @@ namespace shoal {
 namespace {
 
 WorldBackend Single() {
-  return {"Single", 1, [](const RankBody& body) {
+  return {"Single", 1, [](const RankBody& body, const WorldLimits&) {
             const auto world = CreateSingleWorld();
             RankUnderTest rank{*world,
                                [&](std::span<const int> group) -> absl::StatusOr<std::unique_ptr<Communicator>> {
@@ -26,7 +26,7 @@ WorldBackend Single() {
 }
 
 WorldBackend Threads(int ranks) {
-  return {StrCat("Threads", ranks), ranks, [ranks](const RankBody& body) {
+  return {StrCat("Threads", ranks), ranks, [ranks](const RankBody& body, const WorldLimits& limits) {
             const absl::Status status = RunRanks(
                 ranks,
                 [&](ThreadRank& thread) {
@@ -36,7 +36,7 @@ WorldBackend Threads(int ranks) {
                   // An ASSERT that fails on one rank must not leave the others waiting.
                   return testing::Test::HasFatalFailure() ? absl::InternalError("the test failed") : absl::OkStatus();
                 },
-                kTestLimits);
+                limits);
             EXPECT_TRUE(status.ok()) << status;
           }};
 }

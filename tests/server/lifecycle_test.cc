@@ -8,8 +8,6 @@
 namespace shoal::testing {
 namespace {
 
-using std::chrono::microseconds;
-using std::chrono::milliseconds;
 using ::testing::HasSubstr;
 using Clock = std::chrono::steady_clock;
 
@@ -48,7 +46,8 @@ TEST_F(LifecycleTest, NothingIsServedBeforeTheEngineIsReady) {
 }
 
 TEST_F(LifecycleTest, ADrainLetsRunningStreamsEndAndRefusesNewOnes) {
-  StartReady(std::make_unique<FakeEngine>(FakeEngine::Echo, milliseconds(1)));
+  StartReady();
+  engine_->Pause(true);  // Until all is checked.
   StreamOutcome running;
   std::thread client([&] { running = Generate(TextRequest("abc", 300)); });
   ASSERT_TRUE(WaitFor([this] { return engine_->running() == 1; }));
@@ -64,6 +63,7 @@ TEST_F(LifecycleTest, ADrainLetsRunningStreamsEndAndRefusesNewOnes) {
   ASSERT_TRUE(Drain({}, &response).ok());  // Twice is harmless.
   server_->SetReady();                     // So is a late ready.
   EXPECT_EQ(Health(""), kNotServing);
+  engine_->Pause(false);
   client.join();
   EXPECT_TRUE(running.status.ok());
   EXPECT_EQ(running.ids.size(), 300u);

@@ -33,7 +33,7 @@ fuzz_one() {
   corpus=$(mktemp -d)
   log=$build_dir/test-results/$target.log
   seed "$target" "$corpus"
-  if "$program" -max_total_time="$seconds" -timeout=10 -rss_limit_mb=2048 -max_len=65536 -print_final_stats=1 \
+  if timeout --kill-after=10 $((seconds + 120)) "$program" -max_total_time="$seconds" -timeout=10 -rss_limit_mb=2048 -max_len=65536 -print_final_stats=1 \
       -artifact_prefix="$build_dir/test-results/$target-" "$corpus" > "$log" 2>&1; then
     echo "passed fuzz $target" >> "$build_dir/test-results/fuzz.result"
     echo "$target: $(grep -oE 'stat::number_of_executed_units: *[0-9]+' "$log" | grep -oE '[0-9]+') inputs, no finding"

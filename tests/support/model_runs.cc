@@ -90,12 +90,6 @@ absl::StatusOr<std::vector<std::vector<float>>> RunPrompt(const ClusterView& vie
   return logits;
 }
 
-std::string SharedTestData() {
-  if (const char* path = std::getenv("SHOAL_TEST_DATA"); path != nullptr) return path;
-  const std::string beside = SourcePath("../shared/data");
-  return std::filesystem::exists(beside + "/README.md") ? beside : "";
-}
-
 std::string SourcePath(const std::string& relative) { return std::string(SHOAL_SOURCE_DIR) + "/" + relative; }
 
 }  // namespace shoal

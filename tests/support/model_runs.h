@@ -26,9 +26,6 @@ absl::StatusOr<std::vector<std::vector<float>>> RunPrompt(const ClusterView& vie
 absl::StatusOr<std::vector<std::vector<std::vector<float>>>> RunPrompts(const ClusterView& view,
                                                                         const std::vector<Prompt>& prompts, int chunk);
 
-// The folder of test data beside the repository, or $SHOAL_TEST_DATA; empty if there is none.
-std::string SharedTestData();
-
 // A path of this repository.
 std::string SourcePath(const std::string& relative);
 

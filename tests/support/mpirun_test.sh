@@ -4,4 +4,4 @@ set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/../../deploy/mpirun_env.sh"
 ranks=$1
 shift
-exec mpirun -n "$ranks" "$@"
+exec mpirun -n "$ranks" "$@" < /dev/null

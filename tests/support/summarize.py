@@ -45,7 +45,14 @@ def add_junit(path, label, totals):
 
 def add_ctest(path, label, failures_of, totals):
     """Adds CTest entries that have no report of their own, and programs that died without one."""
-    for case in ElementTree.parse(path).getroot().iter("testcase"):
+    try:
+        cases = list(ElementTree.parse(path).getroot().iter("testcase"))
+    except ElementTree.ParseError as error:
+        totals.failed.append(f"{label}{path}: cut short ({error})")
+        return
+    if not cases:
+        totals.failed.append(f"{label}{path}: no program ran")
+    for case in cases:
         name = case.get("name")
         failed = case.get("status") != "run" or case.find("failure") is not None
         if failed and failures_of.get(name, 0) == 0:
