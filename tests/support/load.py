@@ -81,16 +81,25 @@ def wait_until(condition, seconds, interval=0.01):
         time.sleep(interval)
 
 
-def paired_ratios(measure_a, measure_b, pairs):
-    """a/b of `pairs` pairs measured right after each other, in alternating order: slow drifts cancel in their median."""
+def throughput(client, streams, tokens, prompt="Once upon a time, there was a"):
+    """Tokens per second of `streams` equal requests of `tokens` tokens that start together, all of them together."""
+    begin = time.monotonic()
+    results = run_all(client, [(prompt, {"max_tokens": tokens, "ignore_eos": True, "seed": index, "temperature": 1.0})
+                               for index in range(streams)], streams)
+    count = sum(len(ids) for ids in tokens_of(results))
+    return count / (time.monotonic() - begin)
+
+
+def paired_ratio(measure_a, measure_b, rounds):
+    """Median of a/b over `rounds` pairs measured right after each other, in alternating order: slow drifts cancel."""
     ratios = []
-    for index in range(pairs):
+    for index in range(rounds):
         if index % 2 == 0:
             a, b = measure_a(), measure_b()
         else:
             b, a = measure_b(), measure_a()
         ratios.append(a / b)
-    return ratios
+    return statistics.median(ratios)
 
 
 def median_at_least(measure, limit, windows_max=8, enough=3):
