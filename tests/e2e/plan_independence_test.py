@@ -2,18 +2,21 @@
 import unittest
 
 from tests.support.cluster import Cluster
-from tests.support.load import FIFTY_PROMPTS, run_all, tokens_of
+from tests.support.load import FIFTY_PROMPTS, run_all, run_together, tokens_of
 
 TOKENS = 32
-COMMON = {"weights": "INT8", "max_context": 512, "threads": 1}
+TOGETHER = 16
+COMMON = {"weights": "INT8", "max_context": 512, "threads": 1, "limits": {"streams_per_connection": 256}}
+BATCH = {"max_sequences": TOGETHER, "max_waiting": 256}
+LOGPROBS = {"logprobs": 5}
 
 
-def requests():
+def requests(**more):
     """Every prompt greedy and at temperature 1 with a seed of its own."""
     out = []
     for index, prompt in enumerate(FIFTY_PROMPTS):
-        out.append((prompt, {"max_tokens": TOKENS, "ignore_eos": True}))
-        out.append((prompt, {"max_tokens": TOKENS, "ignore_eos": True, "temperature": 1.0, "seed": 1000 + index}))
+        out.append((prompt, {"max_tokens": TOKENS, "ignore_eos": True, **more}))
+        out.append((prompt, {"max_tokens": TOKENS, "ignore_eos": True, "temperature": 1.0, "seed": 1000 + index, **more}))
     return out
 
 
@@ -23,7 +26,10 @@ class PlanIndependenceTest(unittest.TestCase):
     @classmethod
     def setUpClass(cls):
         with Cluster(stages=(1,), **COMMON) as server:
-            cls.expected = tokens_of(run_all(server.client, requests(), 1))
+            results = run_all(server.client, requests(**LOGPROBS), 1)
+        cls.expected = tokens_of(results)
+        cls.expected_logprobs = [result.logprobs for result in results]
+        assert all(len(logprobs) == TOKENS for logprobs in cls.expected_logprobs)
         assert all(len(ids) == TOKENS for ids in cls.expected)
         # Sampling really samples: seeds give other tokens than greedy for most prompts.
         differ = sum(cls.expected[i] != cls.expected[i + 1] for i in range(0, len(cls.expected), 2))
@@ -38,10 +44,19 @@ class PlanIndependenceTest(unittest.TestCase):
                 self.fail(f"{what}: {different} of {len(self.expected)} requests differ; request {index} "
                           f"({'greedy' if index % 2 == 0 else 'sampled'}) from token {at} on: {found} != {expected}")
 
+    def compare_logprobs(self, results, what):
+        """Fails with the first differing number: the log probabilities are functions of logits that must be bit-identical."""
+        for index, (result, expected) in enumerate(zip(results, self.expected_logprobs)):
+            self.assertEqual(len(result.logprobs), TOKENS)
+            for at, (found, wanted) in enumerate(zip(result.logprobs, expected)):
+                self.assertEqual(found, wanted, f"{what}: request {index}, token {at}")
+
     def check_plan(self, stages, **options):
-        """Alone and 16 at a time."""
-        with Cluster(stages=stages, **{**COMMON, **options}) as server:
-            self.compare(run_all(server.client, requests(), 16), f"{stages}, 16 at a time")
+        """Alone and 16 at a time: the server takes no more, and the rest wait in its queue."""
+        with Cluster(stages=stages, **{**COMMON, "batch": BATCH, **options}) as server:
+            results, peak = run_together(server.client, requests(), TOGETHER)
+            self.compare(results, f"{stages}, 16 at a time")
+            self.assertEqual(peak, TOGETHER)
             if stages != (1,):
                 self.compare(run_all(server.client, requests(), 1), f"{stages}, alone")
 
@@ -68,10 +83,13 @@ class PlanIndependenceTest(unittest.TestCase):
 
     def check_small_pool(self, stages):
         """A KV pool far too small for 16 requests, and prompts in chunks of 7 tokens."""
-        batch = {"max_sequences": 16, "max_step_tokens": 24, "prefill_chunk_tokens": 7}
+        batch = {**BATCH, "max_step_tokens": 24, "prefill_chunk_tokens": 7}
         with Cluster(stages=stages, **{**COMMON, "max_context": 256, "block_tokens": 16, "kv_blocks": 24,
                                        "batch": batch}) as server:
-            self.compare(run_all(server.client, requests(), 16), f"{stages}, 24 blocks")
+            what = f"{stages}, 24 blocks"
+            results, _ = run_together(server.client, requests(**LOGPROBS), 1)
+            self.compare(results, what)
+            self.compare_logprobs(results, what)
             loads = server.client.loads()
             self.assertGreater(loads.preemptions_total, 0, "the pool was not too small: nothing was preempted")
             self.assertEqual(loads.kv_blocks_used, 0)

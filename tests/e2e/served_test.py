@@ -1,24 +1,31 @@
 """Many clients at once: right answers, limits, cancels, slow readers."""
+import statistics
 import threading
 import time
 import unittest
 
 import grpc
 
-from tests.support.cluster import Cluster, pb, request
-from tests.support.load import FIFTY_PROMPTS, paired_ratio, run_all, throughput, tokens_of, wait_until
+from tests.support.cluster import Cluster, pb, read_stream, request
+from tests.support.load import (FIFTY_PROMPTS, paired_ratio, run_all, run_together, slow_model, throughput, tokens_of,
+                                wait_until)
 
-LONG = {"max_tokens": 1500, "ignore_eos": True, "temperature": 1.0, "seed": 5}
+LONG = {"max_tokens": 1900, "ignore_eos": True, "temperature": 1.0, "seed": 5}
 
 
-class ServedTest(unittest.TestCase):
-    """One server of two tensor-parallel ranks for all tests of this class."""
+class ServerOfOneClass:
+    """One server of two tensor-parallel ranks for all tests of a class, which leave it idle."""
 
     @classmethod
     def setUpClass(cls):
-        cls.server = Cluster(stages=(2,), weights="INT8", threads=1, batch={"max_sequences": 64, "max_waiting": 256},
-                             kv_blocks=1024, block_tokens=32)
+        cls.server = Cluster(stages=(2,), weights="INT8", threads=1, kv_blocks=1024, block_tokens=32,
+                             batch={"max_sequences": 64, "max_waiting": 256}, **cls.options())
         cls.client = cls.server.client
+
+    @classmethod
+    def options(cls):
+        """More options of the server."""
+        return {}
 
     @classmethod
     def tearDownClass(cls):
@@ -35,53 +42,63 @@ class ServedTest(unittest.TestCase):
             return loads.kv_blocks_used == 0 and loads.num_running_reqs == 0 and loads.num_waiting_reqs == 0
         self.assertIsNotNone(wait_until(idle, seconds), f"still busy: {self.client.loads()}")
 
+
+class ServedTest(ServerOfOneClass, unittest.TestCase):
+    """The demo model: right answers, limits, errors."""
+
     def test_64_concurrent_streams_equal_the_same_requests_alone(self):
         requests = []
         for index in range(64):
             sampled = {"temperature": 1.0, "seed": index, "top_p": 0.9} if index % 2 else {}
-            requests.append((FIFTY_PROMPTS[index % 50], {"max_tokens": 24 + index % 9, **sampled}))
+            requests.append((FIFTY_PROMPTS[index % 50], {"max_tokens": 96 + index % 9, "ignore_eos": index % 4 < 2, **sampled}))
         alone = run_all(self.client, requests, 1)
-        together = run_all(self.client, requests, 64)
-        self.assertEqual(tokens_of(together), tokens_of(alone))
-        self.assertEqual([r.text for r in together], [r.text for r in alone])
-        self.assertEqual([r.finish for r in together], [r.finish for r in alone])
-
-    def test_cancelled_streams_give_their_blocks_back(self):
-        cancelled_before = self.client.loads().requests_cancelled_total
-        calls = [self.client.inference.Generate(request(prompt, **LONG), timeout=120) for prompt in FIFTY_PROMPTS[:16]]
-        for call in calls:
-            next(iter(call))
-        self.assertGreater(self.client.loads().kv_blocks_used, 0)
-        for call in calls:
-            call.cancel()
-        took = wait_until(lambda: self.client.loads().kv_blocks_used == 0, 2, interval=0.005)
-        self.assertIsNotNone(took, "blocks are still held 2 s after the cancels")
-        self.assertLess(took, 0.5)
-        self.assertEqual(self.client.loads().requests_cancelled_total - cancelled_before, 16)
-
-    def test_a_client_that_vanishes_gives_its_blocks_back(self):
-        other = self.server.new_client()
-        call = other.inference.Generate(request("Once", **LONG), timeout=120)
-        next(iter(call))
-        other.close()
-        self.assert_idle(2)
+        # Those that end at an end token make room for more requests: a queue keeps the server full.
+        full = [(prompt, {"max_tokens": 96, "ignore_eos": True}) for prompt in FIFTY_PROMPTS[:32]]
+        for _ in range(5):  # A very fast server may have ended some before this program has opened all.
+            results, peak = run_together(self.client, requests + full, 64)
+            tokens_of(results)
+            together = results[:64]
+            self.assertEqual(tokens_of(together), tokens_of(alone))
+            self.assertEqual([r.text for r in together], [r.text for r in alone])
+            self.assertEqual([r.finish for r in together], [r.finish for r in alone])
+            if peak == 64:
+                break
+        self.assertEqual(peak, 64)
 
     def test_cancel_at_any_moment_leaks_nothing(self):
+        codes = []
+
         def one(index):
-            call = self.client.inference.Generate(request(FIFTY_PROMPTS[index % 50], max_tokens=40, ignore_eos=True), timeout=60)
-            threading.Timer(0.002 * (index % 40), call.cancel).start()
-            try:
-                for _ in call:
-                    pass
-            except grpc.RpcError as error:
-                self.assertEqual(error.code(), grpc.StatusCode.CANCELLED)
+            call = self.client.start(FIFTY_PROMPTS[index % 50], timeout=60, max_tokens=40, ignore_eos=True)
+            timer = threading.Timer(0.002 * (index % 40), call.cancel)
+            timer.start()
+            codes.append(read_stream(call).code)
+            timer.join()
         threads = [threading.Thread(target=one, args=(index,)) for index in range(120)]
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join()
+        self.assertEqual(len(codes), 120)
+        self.assertLessEqual(set(codes), {grpc.StatusCode.OK, grpc.StatusCode.CANCELLED})
+        self.assertIn(grpc.StatusCode.CANCELLED, codes)
         self.assert_idle()
         self.assertEqual(self.client.generate("Once upon", max_tokens=4, ignore_eos=True).finish, "LENGTH")
+
+    def test_deadline_ends_the_stream_and_frees_it(self):
+        # 64 at once, more than 100,000 tokens: no machine is done with them before the deadline.
+        before = self.client.loads()
+        results = run_all(self.client, [("Once upon", {"timeout": 0.5, **LONG})] * 64, 64)
+        for result in results:
+            self.assertEqual(result.code, grpc.StatusCode.DEADLINE_EXCEEDED)
+            self.assertLess(result.seconds, 5)  # A thread of this program may be late, ...
+        self.assertLess(statistics.median(result.seconds for result in results), 2)  # ... not most of them.
+        begun = sum(len(result.ids) > 0 for result in results)
+        self.assertGreater(begun, 0, "no stream had begun before its deadline")
+        self.assert_idle(2)
+        after = self.client.loads()
+        self.assertEqual(after.requests_finished_total, before.requests_finished_total)
+        self.assertGreaterEqual(after.requests_cancelled_total - before.requests_cancelled_total, begun)
 
     def test_a_stalled_reader_costs_the_others_less_than_5_percent(self):
         # Answers with 20 log probabilities per token overflow every window between us and the server.
@@ -119,70 +136,6 @@ class ServedTest(unittest.TestCase):
                 break
         print(f"throughput of the others, ninth stream stalled / reading: {ratios}")
         self.assertGreaterEqual(max(ratios), 0.95)
-
-    def test_deadline_ends_the_stream_and_frees_it(self):
-        # 64 at once, 96,000 tokens: no machine is done with them before the deadline.
-        results = run_all(self.client, [("Once upon", {"timeout": 0.5, **LONG})] * 64, 64)
-        for result in results:
-            self.assertEqual(result.code, grpc.StatusCode.DEADLINE_EXCEEDED)
-            self.assertLess(result.seconds, 2.0)
-        self.assertGreater(sum(len(result.ids) for result in results), 0, "no stream had begun before its deadline")
-        self.assert_idle(2)
-
-    def test_abort_ends_the_stream_with_reason_abort(self):
-        results = []
-        thread = threading.Thread(
-            target=lambda: results.append(self.client.generate("Once upon", request_id="to-abort", **LONG)))
-        thread.start()
-        self.assertIsNotNone(wait_until(lambda: self.client.loads().num_running_reqs == 1, 5))
-        answer = self.client.inference.Abort(pb.AbortRequest(request_ids=["to-abort", "nobody"]), timeout=5)
-        thread.join(10)
-        self.assertEqual(list(answer.aborted_request_ids), ["to-abort"])
-        self.assertEqual(results[0].finish, "ABORT")
-        self.assertEqual(results[0].code, grpc.StatusCode.OK)
-
-    def test_a_running_request_id_is_refused_a_second_time(self):
-        call = self.client.inference.Generate(request("Once upon", request_id="twin", **LONG), timeout=60)
-        next(iter(call))
-        self.assertEqual(self.client.generate("Once", request_id="twin", max_tokens=2).code, grpc.StatusCode.ALREADY_EXISTS)
-        call.cancel()
-        self.assert_idle()
-        def again():
-            return self.client.generate("Once", request_id="twin", max_tokens=2, ignore_eos=True).finish == "LENGTH"
-        self.assertIsNotNone(wait_until(again, 2), "the id is still taken 2 s after its request was cancelled")
-
-    def test_wrong_requests_are_refused_and_disturb_nobody(self):
-        steady = []
-        thread = threading.Thread(target=lambda: steady.append(
-            self.client.generate("Once upon a time", max_tokens=400, ignore_eos=True)))
-        thread.start()
-        wrong = [
-            ("temperature", "hi", {"temperature": -1.0}), ("temperature", "hi", {"temperature": float("nan")}),
-            ("top_p", "hi", {"top_p": 0.0}), ("top_p", "hi", {"top_p": 1.5}), ("top_k", "hi", {"top_k": -2}),
-            ("min_p", "hi", {"min_p": -0.1}), ("repetition_penalty", "hi", {"repetition_penalty": 0.0}),
-            ("presence_penalty", "hi", {"presence_penalty": 2.5}),
-            ("frequency_penalty", "hi", {"frequency_penalty": float("inf")}),
-            ("max_tokens", "hi", {"max_tokens": 0}), ("max_tokens", "hi", {"max_tokens": -5}),
-            ("min_tokens", "hi", {"min_tokens": -1}), ("logprobs", "hi", {"logprobs": 21}),
-            ("stop", "hi", {"stop": [""]}), ("stop", "hi", {"stop": ["x" * 300]}),
-            ("stop_token_ids", "hi", {"stop_token_ids": [1 << 30]}), ("logit_bias", "hi", {"logit_bias": {1: 1000.0}}),
-            ("token_ids", [5, 1 << 20], {}), ("token_ids", [-1], {}),
-            ("request_id", "hi", {"request_id": "x" * 129}),
-            ("2048", "word " * 3000, {}),
-        ]
-        for field, prompt, options in wrong:
-            with self.subTest(field=field, options=options):
-                result = self.client.generate(prompt, timeout=10, **options)
-                self.assertEqual(result.code, grpc.StatusCode.INVALID_ARGUMENT, result.error)
-                self.assertIn(field, result.error.details())
-                self.assertNotIn("\n", result.error.details())
-        empty = self.client.inference.Generate(pb.GenerateRequest(), timeout=10)
-        with self.assertRaises(grpc.RpcError) as caught:
-            next(iter(empty))
-        self.assertEqual(caught.exception.code(), grpc.StatusCode.INVALID_ARGUMENT)
-        thread.join(60)
-        self.assertEqual(len(steady[0].ids), 400)
-        self.assertEqual(steady[0].finish, "LENGTH")
 
     def test_invalid_utf8_is_refused_with_the_offset(self):
         call = self.client.channel.unary_stream("/shoal.v1.Inference/Generate", request_serializer=lambda raw: raw,
@@ -258,27 +211,121 @@ class ServedTest(unittest.TestCase):
             self.assertIn(name, answer)
 
 
+class LongStreamsTest(ServerOfOneClass, unittest.TestCase):
+    """What happens to streams that are at work: a model so slow that they are, on any machine."""
+
+    @classmethod
+    def options(cls):
+        return {"model": slow_model()}
+
+    def test_cancelled_streams_give_their_blocks_back(self):
+        seconds = []
+        for _ in range(3):  # On a busy machine it is this program that is late to see it.
+            cancelled_before = self.client.loads().requests_cancelled_total
+            calls = [self.client.start(prompt, timeout=120, **LONG) for prompt in FIFTY_PROMPTS[:16]]
+            for call in calls:
+                next(iter(call))
+            self.assertGreater(self.client.loads().kv_blocks_used, 0)
+            for call in calls:
+                call.cancel()
+            took = wait_until(lambda: self.client.loads().kv_blocks_used == 0, 2, interval=0.005)
+            self.assertIsNotNone(took, "blocks are still held 2 s after the cancels")
+            self.assertEqual(self.client.loads().requests_cancelled_total - cancelled_before, 16)
+            seconds.append(took)
+            if took < 0.5:
+                break
+        self.assertLess(min(seconds), 0.5)
+
+    def test_a_client_that_vanishes_gives_its_blocks_back(self):
+        before = self.client.loads()
+        other = self.server.new_client()
+        call = other.start("Once", timeout=120, **LONG)
+        next(iter(call))
+        other.close()
+        self.assert_idle(2)
+        after = self.client.loads()
+        self.assertEqual(after.requests_cancelled_total - before.requests_cancelled_total, 1)
+        self.assertEqual(after.requests_finished_total, before.requests_finished_total)
+
+    def test_abort_ends_the_stream_with_reason_abort(self):
+        call = self.client.start("Once upon", timeout=120, request_id="to-abort", **LONG)
+        self.assertIsNotNone(wait_until(lambda: self.client.loads().num_running_reqs == 1, 10))
+        answer = self.client.inference.Abort(pb.AbortRequest(request_ids=["to-abort", "nobody"]), timeout=5)
+        result = read_stream(call)
+        self.assertEqual(list(answer.aborted_request_ids), ["to-abort"])
+        self.assertEqual(result.finish, "ABORT")
+        self.assertEqual(result.code, grpc.StatusCode.OK)
+        self.assertLess(len(result.ids), LONG["max_tokens"])
+
+    def test_a_running_request_id_is_refused_a_second_time(self):
+        call = self.client.inference.Generate(request("Once upon", request_id="twin", **LONG), timeout=60)
+        next(iter(call))
+        self.assertEqual(self.client.generate("Once", request_id="twin", max_tokens=2).code, grpc.StatusCode.ALREADY_EXISTS)
+        call.cancel()
+        self.assert_idle()
+        def again():
+            return self.client.generate("Once", request_id="twin", max_tokens=2, ignore_eos=True).finish == "LENGTH"
+        self.assertIsNotNone(wait_until(again, 2), "the id is still taken 2 s after its request was cancelled")
+
+    def test_wrong_requests_are_refused_and_disturb_nobody(self):
+        steady = []
+        begun = threading.Event()
+        thread = threading.Thread(target=lambda: steady.append(self.client.generate(
+            "Once upon a time", request_id="steady", on_chunk=lambda *_: begun.set(), **LONG)))
+        thread.start()
+        self.assertTrue(begun.wait(10))
+        wrong = [
+            ("temperature", "hi", {"temperature": -1.0}), ("temperature", "hi", {"temperature": float("nan")}),
+            ("top_p", "hi", {"top_p": 0.0}), ("top_p", "hi", {"top_p": 1.5}), ("top_k", "hi", {"top_k": -2}),
+            ("min_p", "hi", {"min_p": -0.1}), ("repetition_penalty", "hi", {"repetition_penalty": 0.0}),
+            ("presence_penalty", "hi", {"presence_penalty": 2.5}),
+            ("frequency_penalty", "hi", {"frequency_penalty": float("inf")}),
+            ("max_tokens", "hi", {"max_tokens": 0}), ("max_tokens", "hi", {"max_tokens": -5}),
+            ("min_tokens", "hi", {"min_tokens": -1}), ("logprobs", "hi", {"logprobs": 21}),
+            ("stop", "hi", {"stop": [""]}), ("stop", "hi", {"stop": ["x" * 300]}),
+            ("stop_token_ids", "hi", {"stop_token_ids": [1 << 30]}), ("logit_bias", "hi", {"logit_bias": {1: 1000.0}}),
+            ("token_ids", [5, 1 << 20], {}), ("token_ids", [-1], {}),
+            ("request_id", "hi", {"request_id": "x" * 129}),
+            ("2048", "word " * 3000, {}),
+        ]
+        for field, prompt, options in wrong:
+            with self.subTest(field=field, options=options):
+                result = self.client.generate(prompt, timeout=10, **options)
+                self.assertEqual(result.code, grpc.StatusCode.INVALID_ARGUMENT, result.error)
+                self.assertIn(field, result.error.details())
+                self.assertNotIn("\n", result.error.details())
+        empty = self.client.inference.Generate(pb.GenerateRequest(), timeout=10)
+        with self.assertRaises(grpc.RpcError) as caught:
+            next(iter(empty))
+        self.assertEqual(caught.exception.code(), grpc.StatusCode.INVALID_ARGUMENT)
+        self.client.inference.Abort(pb.AbortRequest(request_ids=["steady"]), timeout=5)
+        thread.join(60)
+        self.assertEqual(steady[0].finish, "ABORT", "it ended before all of the wrong requests were answered")
+        alone = self.client.generate("Once upon a time", **{**LONG, "max_tokens": len(steady[0].ids)})
+        self.assertEqual(steady[0].ids, alone.ids)
+
+
 class QueueTest(unittest.TestCase):
     """A server with room for two requests and four waiting ones."""
 
     def test_a_full_queue_answers_at_once(self):
-        # Full precision and log probabilities: slow enough that nothing ends during the test.
-        slow = {**LONG, "max_tokens": 2000, "logprobs": 20}
-        with Cluster(weights="F32", threads=1, batch={"max_sequences": 2, "max_waiting": 4}) as server:
+        # In full precision: slow enough that nothing ends during the test.
+        with Cluster(model=slow_model(), weights="F32", threads=1, batch={"max_sequences": 2, "max_waiting": 4}) as server:
             calls = []
             for count, running, waiting in ((2, 2, 0), (4, 2, 4)):
-                calls += [server.client.inference.Generate(request("Once", **slow), timeout=120) for _ in range(count)]
+                calls += [server.client.inference.Generate(request("Once", **LONG), timeout=120) for _ in range(count)]
                 def settled(expected=(running, waiting)):
                     loads = server.client.loads()
                     return (loads.num_running_reqs, loads.num_waiting_reqs) == expected
-                self.assertIsNotNone(wait_until(settled, 5), str(server.client.loads()))
+                self.assertIsNotNone(wait_until(settled, 10), str(server.client.loads()))
+            seconds = []
             for _ in range(5):
-                result = server.client.generate("Once", max_tokens=2)
+                result = server.client.generate("Once", max_tokens=2, timeout=2)
                 self.assertEqual(result.code, grpc.StatusCode.RESOURCE_EXHAUSTED)
-                self.assertLess(result.seconds, 0.1)
+                seconds.append(result.seconds)
+            self.assertLess(min(seconds), 0.1)
+            self.assertLess(max(seconds), 1)  # A busy machine may delay some, but nothing waits for a place in the queue.
             queued = calls[5]
-            short = server.client.generate("Once", max_tokens=2, timeout=0.2)
-            self.assertEqual(short.code, grpc.StatusCode.RESOURCE_EXHAUSTED)
             queued.cancel()  # A place in the queue is free again ...
             self.assertIsNotNone(wait_until(lambda: server.client.loads().num_waiting_reqs == 3, 2))
             late = server.client.generate("Once", max_tokens=2, timeout=0.3)

@@ -10,6 +10,9 @@ import unittest
 from tests.support.cluster import DEMO_MODEL, SERVER, Cluster, config_text, mpirun_environment, run_program
 
 SECONDS_MAX = 5
+ATTEMPTS = 2  # A busy machine may start one job late.
+# Exit codes, as `shoal-server --help` says.
+REFUSED, MEMORY, PORT = 2, 3, 4
 
 
 class StartErrorsTest(unittest.TestCase):
@@ -30,29 +33,47 @@ class StartErrorsTest(unittest.TestCase):
             (folder / file).unlink()
         return folder
 
-    def check(self, expected, ranks=1, config=None, port=None, **options):
-        """Starts the job; it must fail in time with a line that holds all of `expected`."""
+    def check(self, expected, ranks=1, config=None, port=None, status=REFUSED, **options):
+        """Starts the job; it must end in time, with `status` and with a line that holds all of `expected`."""
         if config is None:
             config = config_text(**options)
-        server = Cluster(config=config, ranks=ranks, port=port, wait=False)
-        try:
-            status = server.process.wait(SECONDS_MAX)
-            output = server.output()
-            self.assertIsNotNone(status, f"still running after {SECONDS_MAX} s:\n{output}")
-            self.assertNotEqual(status, 0, output)
-            self.assertIsNotNone(server.process.wait_gone(2), output)
-            if port is None:
-                self.assertEqual(server.left_behind(), [])
-            words = [expected] if isinstance(expected, str) else list(expected)
-            lines = [line for line in output.splitlines() if all(word in line for word in words)]
-            self.assertTrue(lines, f"no line with {words}:\n{output}")
-            # One line, once: not from every rank, no trace of a crash.
-            self.assertEqual(len(lines), 1, f"said {len(lines)} times:\n{output}")
-            for crash in ("CHECK failed", "terminate called", "Segmentation fault", "Signal: Aborted", "what():"):
-                self.assertNotIn(crash, output)
-            self.assertLess(len(lines[0]), 600)
-        finally:
-            server.abandon()
+        for attempt in range(ATTEMPTS):
+            server = Cluster(config=config, ranks=ranks, port=port, wait=False)
+            try:
+                found = server.process.wait(SECONDS_MAX)
+                if found is None and attempt + 1 < ATTEMPTS:
+                    continue
+                self.check_end(server, found, expected, status, port is None)
+                return
+            finally:
+                server.abandon()
+
+    def check_end(self, server, found, expected, status, port_is_free):
+        """What must be true of a job that was to end with `status` and ended with `found`."""
+        output = server.output()
+        self.assertIsNotNone(found, f"still running after {SECONDS_MAX} s, {ATTEMPTS} times:\n{output}")
+        self.assertEqual(found, status, output)
+        self.assertIsNotNone(server.process.wait_gone(2), output)
+        left = [line for line in server.left_behind() if port_is_free or not line.startswith("port")]
+        self.assertEqual(left, [])
+        words = [expected] if isinstance(expected, str) else list(expected)
+        lines = [line for line in output.splitlines() if all(word in line for word in words)]
+        self.assertTrue(lines, f"no line with {words}:\n{output}")
+        # One line, once: not from every rank, no trace of a crash.
+        self.assertEqual(len(lines), 1, f"said {len(lines)} times:\n{output}")
+        for crash in ("CHECK failed", "terminate called", "Segmentation fault", "Signal: Aborted", "what():"):
+            self.assertNotIn(crash, output)
+        self.assertLess(len(lines[0]), 600)
+
+    def run_job(self, ranks, *arguments):
+        """mpirun with these arguments of shoal-server: (exit status, all it wrote); it must end in time."""
+        for _ in range(ATTEMPTS):
+            status, out, err, seconds = run_program(["mpirun", "-n", ranks, SERVER, *arguments], 30,
+                                                    environment=mpirun_environment())
+            if seconds < SECONDS_MAX:
+                break
+        self.assertLess(seconds, SECONDS_MAX)
+        return status, out + err
 
     def test_wrong_configs(self):
         cases = {
@@ -73,12 +94,9 @@ class StartErrorsTest(unittest.TestCase):
                 self.check(expected, config=text)
 
     def test_missing_config_file(self):
-        status, out, err, seconds = run_program(["mpirun", "-n", "2", SERVER, "--config", self.directory / "none.textproto"],
-                                                10, environment=mpirun_environment())
-        self.assertNotEqual(status, 0)
-        self.assertLess(seconds, SECONDS_MAX)
-        self.assertEqual(sum("none.textproto" in line and "mpirun" not in line for line in (out + err).splitlines()), 1,
-                         out + err)
+        status, output = self.run_job(2, "--config", self.directory / "none.textproto")
+        self.assertEqual(status, REFUSED)
+        self.assertEqual(sum("none.textproto" in line and "mpirun" not in line for line in output.splitlines()), 1, output)
 
     def test_rank_count_that_does_not_fit(self):
         for ranks, stages in ((1, (2,)), (3, (2,)), (2, (2, 2)), (2, (1,))):
@@ -88,7 +106,7 @@ class StartErrorsTest(unittest.TestCase):
     def test_impossible_plans(self):
         cases = [
             (("layers", "6"), 2, {"stages": ((1, 4), (1, 4))}),           # Eight layers of a model with six.
-            (("needs", "2.00 MiB"), 2, {"stages": (2,), "memory_budget": ["2MiB"]}),
+            (("needs", "2.00 MiB"), 2, {"stages": (2,), "memory_budget": ["2MiB"], "status": MEMORY}),
             (("memory_budget",), 2, {"stages": (2,), "memory_budget": ["1GiB", "1GiB", "1GiB"]}),
             (("blocks",), 1, {"kv_blocks": 1, "max_context": 2048}),
             (("max_context", "2048"), 1, {"max_context": 100000}),         # Beyond the model's positions.
@@ -158,21 +176,19 @@ class StartErrorsTest(unittest.TestCase):
             holder.bind(("127.0.0.1", 0))
             holder.listen()
             port = holder.getsockname()[1]
-            self.check((str(port), "in use"), ranks=2, stages=(2,), port=port)
+            self.check((str(port), "in use"), ranks=2, stages=(2,), port=port, status=PORT)
 
     def test_two_servers_on_one_port(self):
         with Cluster(weights="INT8") as server:
-            self.check((str(server.port), "in use"), port=server.port)
+            self.check((str(server.port), "in use"), port=server.port, status=PORT)
             self.assertEqual(server.client.health(), "SERVING")
 
     def test_an_open_address_needs_the_word(self):
         path = self.directory / "open.textproto"
         path.write_text(config_text())
-        status, out, err, seconds = run_program(
-            ["mpirun", "-n", "1", SERVER, "--config", path, "--listen", "0.0.0.0:0"], 10, environment=mpirun_environment())
-        self.assertNotEqual(status, 0)
-        self.assertLess(seconds, SECONDS_MAX)
-        self.assertIn("allow_insecure_remote", out + err)
+        status, output = self.run_job(1, "--config", path, "--listen", "0.0.0.0:0")
+        self.assertEqual(status, REFUSED)
+        self.assertIn("allow_insecure_remote", output)
 
 
 if __name__ == "__main__":

@@ -6,15 +6,15 @@ import os
 import pathlib
 import random
 import shutil
-import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import time
 import uuid
 
 import grpc
+
+from tests.support import processes
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 BUILD = pathlib.Path(os.environ.get("SHOAL_BUILD_DIR", ROOT / "build")).resolve()
@@ -105,7 +105,8 @@ def ranks_of(stages):
 class Process:
     """A program with its output in files and its descendants known by a mark in their environment.
 
-    `start_new_session` keeps Ctrl-C and our signals apart; the mark finds ranks that outlived mpirun, too.
+    `start_new_session` keeps Ctrl-C and our signals apart; the mark finds ranks that outlived mpirun, too. A shell lets what it
+    starts in the background ignore SIGINT, and so would everything that such a test starts: `env` undoes that.
     """
 
     def __init__(self, command, directory, environment=None):
@@ -118,27 +119,13 @@ class Process:
         self.err_path = pathlib.Path(directory) / f"{value}.err"
         self.started = time.monotonic()
         with open(self.out_path, "wb") as out, open(self.err_path, "wb") as err:
-            self.popen = subprocess.Popen([str(part) for part in command], stdin=subprocess.DEVNULL, stdout=out, stderr=err,
-                                          env=environment, cwd=ROOT, start_new_session=True)
+            self.popen = subprocess.Popen(["env", "--default-signal=INT", *(str(part) for part in command)],
+                                          stdin=subprocess.DEVNULL, stdout=out, stderr=err, env=environment, cwd=ROOT,
+                                          start_new_session=True)
 
     def members(self):
         """Pids of every live process of this job, the started one included."""
-        mark = self.mark.encode()
-        found = []
-        for entry in os.listdir("/proc"):
-            if not entry.isdigit():
-                continue
-            try:
-                with open(f"/proc/{entry}/environ", "rb") as file:
-                    if mark not in file.read().split(b"\0"):
-                        continue
-                with open(f"/proc/{entry}/stat", encoding="utf-8", errors="replace") as file:
-                    if file.read().rsplit(")", 1)[1].split()[0] == "Z":
-                        continue
-            except OSError:
-                continue
-            found.append(int(entry))
-        return found
+        return processes.carriers(self.mark)
 
     def rank_pids(self):
         """Pid of each rank, by rank."""
@@ -147,10 +134,9 @@ class Process:
             try:
                 if pathlib.Path(os.readlink(f"/proc/{pid}/exe")).name != SERVER.name:
                     continue
-                with open(f"/proc/{pid}/environ", "rb") as file:
-                    environment = dict(entry.split(b"=", 1) for entry in file.read().split(b"\0") if b"=" in entry)
             except OSError:
                 continue
+            environment = dict(entry.split(b"=", 1) for entry in processes.environment_of(pid) if b"=" in entry)
             if b"OMPI_COMM_WORLD_RANK" in environment:
                 ranks[int(environment[b"OMPI_COMM_WORLD_RANK"])] = pid
         return ranks
@@ -174,18 +160,10 @@ class Process:
 
     def kill(self):
         """Ends everything at once; safe to call twice."""
-        for _ in range(50):
-            members = self.members()
-            if not members and self.popen.poll() is not None:
-                return
-            for pid in members:
-                try:
-                    os.kill(pid, signal.SIGKILL)
-                except ProcessLookupError:
-                    pass
-            if self.popen.poll() is None:
-                self.popen.kill()
-            time.sleep(0.05)
+        processes.kill_all(self.mark)
+        if self.popen.poll() is None:
+            self.popen.kill()
+            self.popen.wait()
 
     def output(self):
         """What it wrote so far, standard output first."""
@@ -198,10 +176,12 @@ class Result:
     def __init__(self):
         self.text = ""
         self.ids = []
+        self.logprobs = []         # Per token, if asked for: (id, logprob) of the token, then of the best ones.
         self.complete = None
         self.error = None         # grpc.RpcError
         self.first_seconds = None  # From the call to the first token.
         self.seconds = 0.0
+        self.ended = None          # time.monotonic() of its end.
 
     @property
     def finish(self):
@@ -247,11 +227,41 @@ def request(prompt, **options):
     return message
 
 
+def read_stream(call, on_chunk=None):
+    """Reads a Generate call to its end; errors are in the result. Its times count from now."""
+    result = Result()
+    begin = time.monotonic()
+    try:
+        for response in call:
+            if response.HasField("complete"):
+                if result.complete is not None:
+                    raise AssertionError("two final messages")
+                result.complete = response.complete
+                continue
+            chunk = response.chunk
+            if result.first_seconds is None and chunk.token_ids:
+                result.first_seconds = time.monotonic() - begin
+            if chunk.token_ids and chunk.position != len(result.ids):
+                raise AssertionError(f"chunk at position {chunk.position} after {len(result.ids)} tokens")
+            result.ids.extend(chunk.token_ids)
+            result.text += chunk.text
+            for entry in chunk.logprobs:
+                result.logprobs.append([(best.token_id, best.logprob) for best in (entry.token, *entry.top)])
+            if on_chunk:
+                on_chunk(result, chunk)
+    except grpc.RpcError as error:
+        result.error = error
+    result.ended = time.monotonic()
+    result.seconds = result.ended - begin
+    return result
+
+
 class Client:
     """A connection to a server."""
 
     def __init__(self, address, options=()):
-        self.channel = grpc.insecure_channel(address, options=[("grpc.use_local_subchannel_pool", 1), *options])
+        self.channel = grpc.insecure_channel(address, options=[("grpc.use_local_subchannel_pool", 1),
+                                                                ("grpc.enable_http_proxy", 0), *options])
         self.inference = services.InferenceStub(self.channel)
         self.admin = services.AdminStub(self.channel)
         self._health = self.channel.unary_unary("/grpc.health.v1.Health/Check", request_serializer=lambda raw: raw,
@@ -270,29 +280,13 @@ class Client:
         """GetLoads."""
         return self.inference.GetLoads(pb.GetLoadsRequest(), timeout=10)
 
+    def start(self, prompt, timeout=300, **options):
+        """Begins one request and returns its call, an iterator over the messages of the stream."""
+        return self.inference.Generate(request(prompt, **options), timeout=timeout)
+
     def generate(self, prompt, timeout=300, on_chunk=None, **options):
         """Runs one request to its end; errors are in the result. `on_chunk(result, chunk)` is called per chunk."""
-        result = Result()
-        begin = time.monotonic()
-        try:
-            for response in self.inference.Generate(request(prompt, **options), timeout=timeout):
-                if response.HasField("chunk"):
-                    if result.first_seconds is None and response.chunk.token_ids:
-                        result.first_seconds = time.monotonic() - begin
-                    if response.chunk.token_ids and response.chunk.position != len(result.ids):
-                        raise AssertionError(f"chunk at position {response.chunk.position} after {len(result.ids)} tokens")
-                    result.ids.extend(response.chunk.token_ids)
-                    result.text += response.chunk.text
-                    if on_chunk:
-                        on_chunk(result, response.chunk)
-                else:
-                    if result.complete is not None:
-                        raise AssertionError("two final messages")
-                    result.complete = response.complete
-        except grpc.RpcError as error:
-            result.error = error
-        result.seconds = time.monotonic() - begin
-        return result
+        return read_stream(self.start(prompt, timeout, **options), on_chunk)
 
 
 class Cluster:
@@ -302,16 +296,19 @@ class Cluster:
     """
 
     def __init__(self, config=None, ranks=None, stages=(1,), config_path=None, wait=True, ready_seconds=60, **options):
-        self.directory = tempfile.mkdtemp(prefix="shoal-e2e-")
+        self.directory = processes.make_folder()
+        # Its own folder for the ranks' shared memory: what is left there is left by them.
+        self.shared_memory = processes.make_folder(processes.SHARED_MEMORY)
         self.ranks = ranks if ranks is not None else ranks_of(stages)
         self.port = options.pop("port", None) or free_port()
         self.address = f"127.0.0.1:{self.port}"
         if config_path is None:
-            config_path = pathlib.Path(self.directory) / "config.textproto"
+            config_path = self.directory / "config.textproto"
             config_path.write_text(config if config is not None else config_text(stages=stages, **options))
         self.segments = set()
         self.process = Process(["mpirun", "-n", self.ranks, SERVER, "--config", config_path, "--listen", self.address],
-                               self.directory, mpirun_environment())
+                               self.directory,
+                               {**mpirun_environment(), "OMPI_MCA_btl_vader_backing_directory": str(self.shared_memory)})
         self.client = Client(self.address)
         self.ready_seconds = None
         if wait:
@@ -372,7 +369,8 @@ class Cluster:
     def left_behind(self):
         """What is still there of a job that should be gone, as a list of lines."""
         left = [f"process {pid}" for pid in self.process.members()]
-        left += [f"shared memory {path}" for path in self.segments if os.path.exists(path)]
+        segments = self.segments | {str(path) for path in self.shared_memory.iterdir()}
+        left += [f"shared memory {path}" for path in sorted(segments) if os.path.exists(path)]
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
@@ -390,6 +388,7 @@ class Cluster:
                 os.unlink(path)
             except FileNotFoundError:
                 pass
+        shutil.rmtree(self.shared_memory, ignore_errors=True)
         shutil.rmtree(self.directory, ignore_errors=True)
 
     def __enter__(self):
