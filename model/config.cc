@@ -7,7 +7,7 @@
 #include <numbers>
 
 #include "base/json.h"
-#include "base/mapped_file.h"
+#include "base/read_file.h"
 #include "base/status_macros.h"
 #include "base/str_cat.h"
 

@@ -8,7 +8,7 @@
 
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_split.h"
-#include "base/mapped_file.h"
+#include "base/read_file.h"
 #include "base/status_macros.h"
 #include "base/str_cat.h"
 #include "model/loader_matrix.h"
