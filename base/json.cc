@@ -3,7 +3,7 @@
 #include <set>
 #include <vector>
 
-#include "base/mapped_file.h"
+#include "base/read_file.h"
 #include "base/status_macros.h"
 #include "base/str_cat.h"
 

@@ -5,7 +5,7 @@
 
 #include "absl/time/clock.h"
 #include "base/json.h"
-#include "base/mapped_file.h"
+#include "base/read_file.h"
 #include "base/status_macros.h"
 #include "base/str_cat.h"
 #include "base/utf8.h"

@@ -26,7 +26,7 @@ class Checkpoint {
 
   // Opens all files of the folder and checks headers and index against each other.
   // Errors: kNotFound (folder, weights or a shard); kInvalidArgument (file and tensor named): a tensor that the index
-  // lists and its shard lacks or the reverse, a tensor in two shards, a shard name that leaves the folder.
+  // lists and its shard lacks or the reverse, a tensor in two shards, a shard name that is no plain file name.
   static absl::StatusOr<std::unique_ptr<Checkpoint>> Open(const std::string& model_dir);
 
   const std::string& folder() const { return folder_; }

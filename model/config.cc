@@ -5,9 +5,10 @@
 #include <array>
 #include <cmath>
 #include <numbers>
+#include <optional>
 
 #include "base/json.h"
-#include "base/mapped_file.h"
+#include "base/read_file.h"
 #include "base/status_macros.h"
 #include "base/str_cat.h"
 
@@ -162,24 +163,53 @@ absl::Status ReadRopeScaling(const Json& scaling, std::string_view field, const 
   return absl::OkStatus();
 }
 
-// transformers up to 4 writes rope_theta and rope_scaling, 5 one dictionary rope_parameters.
+// transformers up to 4 writes rope_theta and rope_scaling, 5 one dictionary rope_parameters. A file may have both;
+// where they differ no guess is safe.
 absl::StatusOr<RopeConfig> ReadRope(const Json& json, const std::string& where) {
-  RopeConfig rope;
-  const bool merged = JsonHas(json, "rope_parameters");
-  if (merged && !json["rope_parameters"].is_object()) return Bad(where, "rope_parameters", "must be an object");
-  const Json& theta_in = merged && JsonHas(json["rope_parameters"], "rope_theta") ? json["rope_parameters"] : json;
-  ASSIGN_OR_RETURN(rope.theta, BoundedNumber(theta_in, "rope_theta", 1, 1e12, where, 10000.0));
+  std::optional<RopeConfig> scaling;
+  std::optional<double> theta;
+  const auto read_theta = [&](const Json& part) -> absl::Status {
+    ASSIGN_OR_RETURN(const double rotated, BoundedNumber(part, "partial_rotary_factor", 0, 1, where, 1.0));
+    if (rotated != 1.0) return Unsupported(where, "partial_rotary_factor", "is not 1");
+    if (!JsonHas(part, "rope_theta")) return absl::OkStatus();
+    ASSIGN_OR_RETURN(const double given, BoundedNumber(part, "rope_theta", 1, 1e12, where));
+    if (theta.value_or(given) != given) {
+      return Bad(where, "rope_theta", StrCat("is given twice, as ", *theta, " and ", given, "; remove the wrong one"));
+    }
+    theta = given;
+    return absl::OkStatus();
+  };
+  RETURN_IF_ERROR(read_theta(json));
   for (const char* field : {"rope_parameters", "rope_scaling"}) {
     if (!JsonHas(json, field)) continue;
-    RETURN_IF_ERROR(ReadRopeScaling(json[field], field, where, rope));
-    if (json[field].contains("full_attention")) return Unsupported(where, field, "differs by layer");
-    break;
+    const Json& part = json[field];
+    RopeConfig read;
+    RETURN_IF_ERROR(ReadRopeScaling(part, field, where, read));
+    if (part.contains("full_attention")) return Unsupported(where, field, "differs by layer");
+    if (scaling.value_or(read) != read) {
+      return Bad(where, field, "does not say the same as rope_parameters; remove the wrong one");
+    }
+    scaling = read;
+    RETURN_IF_ERROR(read_theta(part));
   }
-  for (const Json* part : {&json, &theta_in}) {
-    ASSIGN_OR_RETURN(const double rotated, BoundedNumber(*part, "partial_rotary_factor", 0, 1, where, 1.0));
-    if (rotated != 1.0) return Unsupported(where, "partial_rotary_factor", "is not 1");
-  }
+  RopeConfig rope = scaling.value_or(RopeConfig());
+  rope.theta = theta.value_or(10000.0);
   return rope;
+}
+
+// transformers' Qwen2Config and Qwen3Config: layers from max_window_layers on attend to the last `sliding_window`
+// tokens only; an absent window is 4096, null is none. A window of the whole context changes nothing.
+absl::Status CheckSlidingWindow(const Json& json, int layers, const std::string& where) {
+  ASSIGN_OR_RETURN(const bool sliding, BoolOr(json, "use_sliding_window", false, where));
+  const auto window_field = json.find("sliding_window");
+  if (!sliding || (window_field != json.end() && window_field->is_null())) return absl::OkStatus();
+  ASSIGN_OR_RETURN(const int64_t full_layers, BoundedInt(json, "max_window_layers", 0, 1 << 20, where, 28));
+  if (full_layers >= layers) return absl::OkStatus();
+  ASSIGN_OR_RETURN(const int64_t window, BoundedInt(json, "sliding_window", 1, 1 << 26, where, 4096));
+  ASSIGN_OR_RETURN(const int64_t context, BoundedInt(json, "max_position_embeddings", 1, 1 << 26, where));
+  if (window >= context) return absl::OkStatus();
+  return Unsupported(where, "use_sliding_window",
+                     StrCat("is true, with a window of ", window, "; sliding-window attention is not supported"));
 }
 
 // Features that would change the results and that the decoder does not have.
@@ -213,14 +243,7 @@ absl::Status CheckFeatures(const Json& json, Family family, int layers, const st
     }
     return absl::OkStatus();  // transformers lets it win over the two fields below.
   }
-  ASSIGN_OR_RETURN(const bool sliding, BoolOr(json, "use_sliding_window", false, where));
-  if (sliding && family != Family::kLlama) {
-    ASSIGN_OR_RETURN(const int64_t full_layers, BoundedInt(json, "max_window_layers", 0, 1 << 20, where, 28));
-    if (JsonHas(json, "sliding_window") && full_layers < layers) {
-      return Unsupported(where, "use_sliding_window", "is true; sliding-window attention is not supported");
-    }
-  }
-  return absl::OkStatus();
+  return family == Family::kLlama ? absl::OkStatus() : CheckSlidingWindow(json, layers, where);
 }
 
 // One id, a list of ids, or nothing.
@@ -240,6 +263,30 @@ absl::StatusOr<std::vector<int32_t>> ReadIds(const Json& json, std::string_view 
   return ids;
 }
 
+// Settings of generation_config.json that change the output in transformers and that the sampler does not have.
+std::vector<std::string> IgnoredSettings(const Json& json) {
+  constexpr const char* kOffAtZero[] = {"no_repeat_ngram_size", "encoder_no_repeat_ngram_size",
+                                        "epsilon_cutoff",       "eta_cutoff",
+                                        "penalty_alpha",        "diversity_penalty",
+                                        "min_length",           "min_new_tokens"};
+  constexpr const char* kOffAtOne[] = {"typical_p", "encoder_repetition_penalty", "top_h", "guidance_scale",
+                                       "num_beams"};
+  constexpr const char* kOffIfEmpty[] = {
+      "suppress_tokens",    "begin_suppress_tokens", "bad_words_ids",
+      "force_words_ids",    "forced_bos_token_id",   "forced_eos_token_id",
+      "forced_decoder_ids", "sequence_bias",         "exponential_decay_length_penalty",
+      "stop_strings",       "constraints",           "dola_layers",
+      "watermarking_config"};
+  std::vector<std::string> ignored;
+  const auto note_if = [&](const char* name, auto is_on) {
+    if (JsonHas(json, name) && is_on(json[name])) ignored.emplace_back(name);
+  };
+  for (const char* name : kOffAtZero) note_if(name, [](const Json& value) { return value != 0; });
+  for (const char* name : kOffAtOne) note_if(name, [](const Json& value) { return value != 1; });
+  for (const char* name : kOffIfEmpty) note_if(name, [](const Json& value) { return !value.empty(); });
+  return ignored;
+}
+
 absl::Status ReadGeneration(const Json& json, const std::string& where, ModelConfig& config) {
   ASSIGN_OR_RETURN(const auto eos, ReadIds(json, "eos_token_id", config.shape.vocab, where));
   if (!eos.empty()) config.eos_token_ids = eos;
@@ -249,11 +296,14 @@ absl::Status ReadGeneration(const Json& json, const std::string& where, ModelCon
   ASSIGN_OR_RETURN(const double top_p, BoundedNumber(json, "top_p", 0, 1, where, -1));
   ASSIGN_OR_RETURN(const double penalty, BoundedNumber(json, "repetition_penalty", 1e-3, 1e3, where, -1));
   ASSIGN_OR_RETURN(const int64_t top_k, BoundedInt(json, "top_k", -1, INT32_MAX, where, -1));
+  ASSIGN_OR_RETURN(const double min_p, BoundedNumber(json, "min_p", 0, 1, where, -1));
   ASSIGN_OR_RETURN(const bool sample, BoolOr(json, "do_sample", true, where));
   config.temperature = sample ? static_cast<float>(temperature) : 0.0f;
   config.top_p = static_cast<float>(top_p);
   config.repetition_penalty = static_cast<float>(penalty);
   config.top_k = static_cast<int>(top_k);
+  config.min_p = static_cast<float>(min_p);
+  config.ignored_generation_settings = IgnoredSettings(json);
   return absl::OkStatus();
 }
 

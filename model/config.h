@@ -21,6 +21,7 @@ struct RopeConfig {
   double low_freq_factor = 1.0;
   double high_freq_factor = 4.0;
   double original_max_position = 8192;
+  bool operator==(const RopeConfig&) const = default;
 };
 
 struct ModelConfig {
@@ -34,8 +35,10 @@ struct ModelConfig {
   std::vector<int32_t> eos_token_ids;  // Of generation_config.json if there, else of config.json.
   int32_t bos_token_id = -1;           // -1: none.
   // Sampling defaults of generation_config.json; negative: not given.
-  float temperature = -1, top_p = -1, repetition_penalty = -1;
+  float temperature = -1, top_p = -1, repetition_penalty = -1, min_p = -1;
   int top_k = -1;
+  // Settings of generation_config.json ("no_repeat_ngram_size") that would change the output and are not supported.
+  std::vector<std::string> ignored_generation_settings;
 };
 
 // Reads and checks model_dir/config.json (and generation_config.json if present). Every number is bounded before use.

@@ -71,9 +71,14 @@ absl::Status ReadFloats(const Checkpoint::Entry& entry, int64_t cols_all, Range 
 
 // Where row `row` of `matrix`, whose rows are as wide as `view.cols`, keeps its parts.
 QuantizedRow RowAt(OwnedMatrix& matrix, int64_t row) {
-  const int64_t groups = matrix.group_scales.empty() ? 0 : matrix.view.cols / kWeightGroup;
-  return {matrix.values.get() + row * RowBytes(matrix.view.format, matrix.view.cols), matrix.scales.data() + row,
-          matrix.group_scales.data() + row * groups, matrix.group_offsets.data() + row * groups};
+  QuantizedRow out{matrix.values.get() + row * RowBytes(matrix.view.format, matrix.view.cols)};
+  if (!matrix.scales.empty()) out.scale = matrix.scales.data() + row;
+  if (!matrix.group_scales.empty()) {
+    const int64_t groups = matrix.view.cols / kWeightGroup;
+    out.group_scales = matrix.group_scales.data() + row * groups;
+    out.group_offsets = matrix.group_offsets.data() + row * groups;
+  }
+  return out;
 }
 
 // A whole row quantized, of which a slice is kept.

@@ -79,7 +79,7 @@ std::string StoredName(const ModelTensor& tensor, const ModelConfig& config, con
 }
 
 absl::Status CheckTensors(const Checkpoint& checkpoint, const ModelConfig& config, const FormatPlan& formats,
-                          bool prepared) {
+                          bool prepared, bool log_ignored) {
   const MatrixLoader loader(checkpoint, prepared, 1);
   std::set<std::string> known;
   for (const ModelTensor& tensor : ModelTensors(config.shape)) {
@@ -103,7 +103,7 @@ absl::Status CheckTensors(const Checkpoint& checkpoint, const ModelConfig& confi
     }
     if (ignored++ == 0) first_ignored = name.substr(0, 100);
   }
-  if (ignored > 0) {
+  if (ignored > 0 && log_ignored) {
     LogWarning(checkpoint.folder(), ": ", ignored, " tensors that ", config.architecture,
                " does not have are ignored, the first is '", first_ignored, "'");
   }

@@ -20,9 +20,9 @@ absl::Status CheckPrepared(const std::string& model_dir, const FormatPlan& prepa
 
 // Every tensor of the model is there in its shape and a usable type, and none is there that would change the results if
 // it were ignored: other biases, layers beyond the last. What else there is, is logged and ignored. Errors: kNotFound,
-// kInvalidArgument.
+// kInvalidArgument. `log_ignored`: false where another rank logs the same.
 absl::Status CheckTensors(const Checkpoint& checkpoint, const ModelConfig& config, const FormatPlan& formats,
-                          bool prepared);
+                          bool prepared, bool log_ignored);
 
 // The name under which the checkpoint holds a tensor: a tied head is the embedding, unless a prepared folder has its
 // own.

@@ -8,7 +8,7 @@
 
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_split.h"
-#include "base/mapped_file.h"
+#include "base/read_file.h"
 #include "base/status_macros.h"
 #include "base/str_cat.h"
 #include "model/loader_matrix.h"
@@ -196,7 +196,7 @@ absl::StatusOr<QuantizationReport> PrepareModel(const std::string& model_dir, co
   if (already.has_value()) {
     return absl::InvalidArgumentError(StrCat(model_dir, ": is already prepared; give the original model"));
   }
-  RETURN_IF_ERROR(CheckTensors(*checkpoint, config, formats, false));
+  RETURN_IF_ERROR(CheckTensors(*checkpoint, config, formats, false, /*log_ignored=*/true));
   ASSIGN_OR_RETURN(const std::unique_ptr<PendingFolder> folder, PendingFolder::Create(out_dir));
 
   const MatrixLoader loader(*checkpoint, false, LoaderThreads());

@@ -64,9 +64,31 @@ class Translator {
       if (At(pos_) == ']') Copy(1);
       return absl::OkStatus();
     }
+    if (c == '(' && At(pos_ + 1) == '?') return Group();
     if (c == '(' && At(pos_ + 1) == '*') return Unsupported("a verb '(*'", pos_);
     // In Ruby syntax a '+' after a counted repeat repeats it, in PCRE2 it makes it possessive.
     if (c == '}' && At(pos_ + 1) == '+') return Unsupported("'{n,m}+'", pos_);
+    Copy(1);
+    return absl::OkStatus();
+  }
+
+  // "(?:", "(?=" and the like are the same to both; options are not. Ruby's `m` lets '.' match a newline, which is `s`
+  // here; options without a group, as in "a(?i)b|c", reach over the '|' there and not here.
+  absl::Status Group() {
+    const size_t begin = pos_;
+    Copy(2);
+    if (std::string_view(":=!><").find(At(pos_)) != std::string_view::npos) return absl::OkStatus();
+    std::string seen;
+    for (; At(pos_) != ':' && At(pos_) != ')'; ++pos_) {
+      const char c = At(pos_);
+      const bool is_known = c == 'i' || c == 'm' || c == 'x' || c == '-';
+      if (!is_known || seen.find(c) != std::string::npos) {  // "xx" is more than "x" here.
+        return Unsupported(StrCat("'(?", pattern_.substr(begin + 2, pos_ + 1 - begin - 2), "'"), begin);
+      }
+      seen += c;
+      out_ += c == 'm' ? 's' : c;
+    }
+    if (At(pos_) == ')' && begin != 0) return Unsupported("options without a group", begin);
     Copy(1);
     return absl::OkStatus();
   }
@@ -144,17 +166,24 @@ std::string Pcre2Message(int code) {
   return reinterpret_cast<const char*>(text.data());
 }
 
-// Stops an expression that is slow at every position without reaching the limit of one match.
+// Stops an expression that is slow at every position without reaching the limit of one match. Counts the time of
+// matches only, not that of the words' receiver.
 class TimeBound {
  public:
   explicit TimeBound(size_t text_bytes)
-      : end_(Clock::now() + std::chrono::seconds(5) + std::chrono::microseconds(20 * text_bytes)) {}
-  bool Exceeded() { return (++calls_ & 0x3F) == 0 && Clock::now() > end_; }
+      : left_(std::min<Clock::duration>(std::chrono::seconds(5),
+                                        std::chrono::seconds(1) + std::chrono::microseconds(20 * text_bytes))) {}
+  void Start() { start_ = Clock::now(); }
+  // Ends what Start began.
+  bool Exceeded() {
+    left_ -= Clock::now() - start_;
+    return left_ < Clock::duration::zero();
+  }
 
  private:
   using Clock = std::chrono::steady_clock;
-  Clock::time_point end_;
-  unsigned calls_ = 0;
+  Clock::duration left_;
+  Clock::time_point start_;
 };
 
 // The state of one scan; a match context and its stack are not shared by threads.
@@ -238,10 +267,12 @@ absl::Status Regex::ForEachPart(std::string_view text,
   size_t done = 0;   // Everything before has been handed out.
   size_t start = 0;  // Where the next search begins.
   while (start <= text.size()) {
+    time.Start();
     const int count = pcre2_match(impl_->code, reinterpret_cast<PCRE2_SPTR>(text.data()), text.size(), start,
                                   PCRE2_NO_UTF_CHECK, scan.data, scan.context);
+    const bool too_slow = time.Exceeded();
     if (count == PCRE2_ERROR_NOMATCH) break;
-    if (count < 0 || time.Exceeded()) {
+    if (count < 0 || too_slow) {
       return absl::ResourceExhaustedError(StrCat("the tokenizer's expression takes too long on this text near byte ",
                                                  start, " (", count < 0 ? Pcre2Message(count) : "time limit", ")"));
     }

@@ -1,7 +1,8 @@
 // The regular expressions of tokenizer files, over PCRE2.
 //
 // The files are written for Oniguruma (Ruby syntax). What means something else in PCRE2 is rewritten (`\s`, `\w`,
-// scripts) or refused with a message (class intersection, `{n,m}+`, `\h` and others); see TranslateRegex.
+// scripts, the option `m`) or refused with a message (class intersection, `{n,m}+`, `\h` and others); see
+// TranslateRegex.
 #pragma once
 
 #include <cstddef>
@@ -29,7 +30,7 @@ class Regex {
 
   // Calls `on_part(part, is_match)` for the matches and for the text between them, in order, so that the parts joined
   // are `text`. Stops at the first error of `on_part`. `text` must be valid UTF-8. Errors: kResourceExhausted if the
-  // expression backtracks beyond its limits.
+  // expression backtracks beyond its limits, or its matches take more than 1 s and 20 us per byte, at most 5 s, in all.
   absl::Status ForEachPart(std::string_view text,
                            absl::FunctionRef<absl::Status(std::string_view part, bool is_match)> on_part) const;
 

@@ -67,8 +67,10 @@ absl::StatusOr<SafetensorsHeader> ParseSafetensors(std::span<const std::byte> fi
 // not a SIGBUS.
 class SafetensorsFile {
  public:
-  // Opens `folder`/`name`, where `name` is a plain file name that must lie in the folder: links that leave it, FIFOs
-  // and devices are refused. Errors: kNotFound, kInvalidArgument, kPermissionDenied.
+  // Opens `folder`/`name`. `name` may come from an index that somebody else wrote, so it must be a plain file name;
+  // what the folder's owner has put under that name is the owner's choice and may be a link, as in a Hugging Face
+  // cache. FIFOs, devices and folders are refused, also behind a link. Errors: kNotFound, kInvalidArgument,
+  // kPermissionDenied.
   static absl::StatusOr<std::unique_ptr<SafetensorsFile>> Open(const std::string& folder, const std::string& name);
   ~SafetensorsFile();
   SafetensorsFile(const SafetensorsFile&) = delete;
@@ -95,7 +97,7 @@ class SafetensorsFile {
   SafetensorsHeader header_;
 };
 
-// Opens a regular file that lies in `folder`, see SafetensorsFile::Open. Returns the descriptor, which the caller
+// Opens a regular file by its name in `folder`, see SafetensorsFile::Open. Returns the descriptor, which the caller
 // closes.
 absl::StatusOr<int> OpenInFolder(const std::string& folder, const std::string& name);
 

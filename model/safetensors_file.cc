@@ -1,8 +1,5 @@
 // SafetensorsFile: opening within a folder, and reading.
-#include <fcntl.h>
-#include <linux/openat2.h>
 #include <sys/stat.h>
-#include <sys/syscall.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -11,6 +8,7 @@
 #include <cstring>
 
 #include "base/check.h"
+#include "base/read_file.h"
 #include "base/status_macros.h"
 #include "base/str_cat.h"
 #include "model/safetensors.h"
@@ -27,43 +25,15 @@ absl::Status ErrnoStatus(const std::string& path, int error) {
 
 int64_t ChangeTime(const struct stat& info) { return info.st_ctim.tv_sec * 1'000'000'000 + info.st_ctim.tv_nsec; }
 
-// Opens `name` below `folder_fd`, following links only while they stay below. Returns -1 and errno.
-int OpenBeneath(int folder_fd, const char* name) {
-  // O_NONBLOCK: opening a FIFO must not wait for a writer.
-  constexpr int kFlags = O_RDONLY | O_CLOEXEC | O_NONBLOCK;
-  struct open_how how {};
-  how.flags = kFlags;
-  how.resolve = RESOLVE_BENEATH | RESOLVE_NO_MAGICLINKS;
-  const int fd = static_cast<int>(syscall(SYS_openat2, folder_fd, name, &how, sizeof(how)));
-  if (fd >= 0 || (errno != ENOSYS && errno != EPERM)) return fd;
-  // An old kernel, or a container that filters the call: then no links at all.
-  return openat(folder_fd, name, kFlags | O_NOFOLLOW);
-}
-
 }  // namespace
 
 absl::StatusOr<int> OpenInFolder(const std::string& folder, const std::string& name) {
-  const std::string path = StrCat(folder, "/", name);
   if (name.empty() || name == "." || name == ".." || name.size() > 255 || name.find('/') != std::string::npos ||
       name.find('\0') != std::string::npos) {
     return absl::InvalidArgumentError(
         StrCat(folder, ": '", name.substr(0, 100), "' is not a plain file name; weights must lie in this folder"));
   }
-  const int folder_fd = open(folder.c_str(), O_RDONLY | O_CLOEXEC | O_DIRECTORY);
-  if (folder_fd < 0) return ErrnoStatus(folder, errno);
-  const int fd = OpenBeneath(folder_fd, name.c_str());
-  const int error = errno;
-  close(folder_fd);
-  if (fd < 0 && (error == EXDEV || error == ELOOP)) {
-    return absl::InvalidArgumentError(StrCat(path, ": is a link that leaves the folder; put the file itself there"));
-  }
-  if (fd < 0) return ErrnoStatus(path, error);
-  struct stat info {};
-  if (fstat(fd, &info) != 0 || !S_ISREG(info.st_mode)) {
-    close(fd);
-    return absl::InvalidArgumentError(StrCat(path, ": is not a regular file"));
-  }
-  return fd;
+  return OpenRegularFile(StrCat(folder, "/", name));
 }
 
 absl::StatusOr<std::unique_ptr<SafetensorsFile>> SafetensorsFile::Open(const std::string& folder,

@@ -151,6 +151,7 @@ absl::Status Tokenizer::AddAddedTokens(const TokenizerSpec& spec) {
   is_special_.resize(static_cast<size_t>(vocab_size()));
   for (const AddedToken& token : spec.added_tokens) {
     if (token.special) is_special_[static_cast<size_t>(token.id)] = true;
+    all_added_.Add(token.content, token);
     if (!token.normalized) {
       raw_added_.Add(token.content, token);
       continue;

@@ -63,6 +63,9 @@ class Tokenizer {
   // these even where a file does not flag them special.
   const std::vector<int32_t>& added_ids() const { return added_ids_; }
 
+  // The longest added token that begins at byte `pos` of `text`, which lies within it. Whatever the flags of the token.
+  AddedTokenMatch AddedTokenAt(std::string_view text, size_t pos) const { return all_added_.FindAt(text, pos); }
+
   // The bytes that `id` adds to the text, which need not be whole characters. Errors: kInvalidArgument if out of range.
   absl::StatusOr<std::string_view> TokenBytes(int32_t id) const;
   const DecoderSpec& decoder() const { return decoder_; }
@@ -89,6 +92,7 @@ class Tokenizer {
   std::vector<Normalizer> normalizer_;
   AddedTokenMatcher raw_added_;         // Looked for before normalization.
   AddedTokenMatcher normalized_added_;  // And after it.
+  AddedTokenMatcher all_added_;         // As the files write them.
   DecoderSpec decoder_;
   std::string token_bytes_;            // Of all ids, one after the other.
   std::vector<uint32_t> token_begin_;  // [vocab_size + 1], offsets into token_bytes_.

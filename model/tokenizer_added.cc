@@ -73,6 +73,13 @@ AddedTokenMatcher::Match AddedTokenMatcher::LongestAt(std::string_view text, siz
   return best;
 }
 
+AddedTokenMatch AddedTokenMatcher::FindAt(std::string_view text, size_t begin) const {
+  if (!first_bytes_[static_cast<unsigned char>(text[begin])]) return {};
+  const Match match = LongestAt(text, begin);
+  if (match.token < 0) return {};
+  return {match.length, tokens_[static_cast<size_t>(match.token)].id};
+}
+
 absl::Status AddedTokenMatcher::ForEachPart(std::string_view text,
                                             absl::FunctionRef<absl::Status(std::string_view, int32_t)> on_part) const {
   size_t done = 0;

@@ -14,11 +14,20 @@
 
 namespace shoal {
 
+// Where a text has an added token.
+struct AddedTokenMatch {
+  size_t length = 0;  // In bytes.
+  int32_t id = -1;    // -1: there is none.
+};
+
 class AddedTokenMatcher {
  public:
   // Adds a token to be found as `content`, which is not empty. All tokens are added before the first ForEachPart.
   void Add(std::string_view content, const AddedToken& token);
   bool empty() const { return tokens_.empty(); }
+
+  // The longest token that begins at `begin`.
+  AddedTokenMatch FindAt(std::string_view text, size_t begin) const;
 
   // Calls `on_part` for the added tokens (id >= 0) and the texts between them (id < 0, never empty), in order. White
   // space that a token strips belongs to its part. Stops at the first error.

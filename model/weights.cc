@@ -168,7 +168,7 @@ absl::StatusOr<DecoderWeights> LoadWeights(const std::string& model_dir, const M
   ASSIGN_OR_RETURN(const std::unique_ptr<Checkpoint> checkpoint, Checkpoint::Open(model_dir));
   ASSIGN_OR_RETURN(const std::optional<FormatPlan> prepared, PreparedFormats(*checkpoint, config.shape));
   if (prepared.has_value()) RETURN_IF_ERROR(CheckPrepared(model_dir, *prepared, plan.formats));
-  RETURN_IF_ERROR(CheckTensors(*checkpoint, config, plan.formats, prepared.has_value()));
+  RETURN_IF_ERROR(CheckTensors(*checkpoint, config, plan.formats, prepared.has_value(), rank.rank == 0));
   RankLoader loader(*checkpoint, prepared.has_value(), config, plan, rank, device, progress);
   ASSIGN_OR_RETURN(DecoderWeights weights, loader.Load());
   RETURN_IF_ERROR(checkpoint->CheckUnchanged());

@@ -43,6 +43,12 @@ struct FormatPlan {
   DType kv = DType::kF16;  // kF32 or kF16
 };
 
+// The embedding's format where only that of the matrices is given. It is looked up and not multiplied, so int8 and int4
+// do not apply, and less than bf16 would save little; f32 throughout means f32 here, too.
+inline WeightFormat EmbeddingFormatBeside(WeightFormat matrices) {
+  return matrices == WeightFormat::kF32 ? WeightFormat::kF32 : WeightFormat::kBF16;
+}
+
 // One stage of an explicit plan.
 struct StageSpec {
   int ranks = 1;               // Tensor-parallel ranks.

@@ -1,8 +1,10 @@
 #include "server/generate_call.h"
 
+#include <algorithm>
 #include <random>
 #include <utility>
 
+#include "absl/strings/ascii.h"
 #include "base/status_macros.h"
 #include "base/str_cat.h"
 #include "base/utf8.h"
@@ -56,6 +58,20 @@ absl::StatusOr<PromptInput> CheckPromptText(const std::string& text, bool add_sp
   return PromptInput(PromptText{text, add_special_tokens});
 }
 
+// Templates print the role as it is: what could be part of a control token would let a client write any turn.
+absl::Status CheckRole(std::string_view field, std::string_view role) {
+  if (role.empty() || role.size() > kRoleBytesMax) {
+    return absl::InvalidArgumentError(StrCat(field, " has ", role.size(), " bytes; it must have 1 to ", kRoleBytesMax,
+                                             ", such as user or assistant"));
+  }
+  const auto is_plain = [](char c) {
+    return absl::ascii_isalnum(static_cast<unsigned char>(c)) || c == '_' || c == '-';
+  };
+  if (std::all_of(role.begin(), role.end(), is_plain)) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      StrCat(field, " has characters other than letters, digits, '_' and '-'; give a name such as user or assistant"));
+}
+
 absl::StatusOr<PromptInput> CheckMessages(const v1::Messages& messages, const RequestLimits& limits) {
   if (messages.messages_size() == 0) return absl::InvalidArgumentError("messages: is empty; give at least one message");
   RETURN_IF_ERROR(CheckCount("messages", messages.messages_size(), kMessagesMax));
@@ -66,11 +82,7 @@ absl::StatusOr<PromptInput> CheckMessages(const v1::Messages& messages, const Re
   for (int i = 0; i < messages.messages_size(); ++i) {
     const v1::Message& message = messages.messages(i);
     const std::string path = StrCat("messages[", i, "]");
-    if (message.role().empty() || message.role().size() > kRoleBytesMax) {
-      return absl::InvalidArgumentError(StrCat(path, ".role has ", message.role().size(), " bytes; it must have 1 to ",
-                                               kRoleBytesMax, ", such as user or assistant"));
-    }
-    RETURN_IF_ERROR(CheckText(StrCat(path, ".role"), message.role()));
+    RETURN_IF_ERROR(CheckRole(StrCat(path, ".role"), message.role()));
     RETURN_IF_ERROR(CheckText(StrCat(path, ".content"), message.content()));
     bytes += static_cast<int64_t>(message.content().size());
     if (bytes > limits.prompt_bytes) {
@@ -99,7 +111,7 @@ absl::Status FillSampling(const v1::SamplingParams& params, const RequestLimits&
   sampling->top_k = params.has_top_k() ? params.top_k() : defaults.top_k;
   sampling->repetition_penalty =
       params.has_repetition_penalty() ? params.repetition_penalty() : defaults.repetition_penalty;
-  sampling->min_p = params.min_p();
+  sampling->min_p = params.has_min_p() ? params.min_p() : defaults.min_p;
   sampling->presence_penalty = params.presence_penalty();
   sampling->frequency_penalty = params.frequency_penalty();
   RETURN_IF_ERROR(CheckRange("temperature", sampling->temperature, 0.0f, 100.0f));

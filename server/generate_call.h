@@ -29,6 +29,7 @@ struct GenerationDefaults {
   float top_p = 1.0f;
   int top_k = 0;
   float repetition_penalty = 1.0f;
+  float min_p = 0.0f;
   std::vector<int32_t> eos_token_ids;
 };
 

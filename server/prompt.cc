@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "absl/strings/ascii.h"
 #include "absl/strings/match.h"
 #include "base/status_macros.h"
 #include "base/str_cat.h"
@@ -10,47 +11,75 @@
 namespace shoal {
 namespace {
 
-// Unicode noncharacters that no text may carry stand for control tokens in message contents while the template runs.
-constexpr char32_t kMarkBegin = 0xFDD0;
-constexpr char32_t kMarkEnd = 0xFDEF;
-
-struct ControlToken {
-  std::string text;
-  int32_t id;
+// Unicode noncharacters stand beside control tokens in message contents while the template runs. A control token that
+// has `before` in front of it or `after` behind it is text.
+constexpr char32_t kMarkFirst = 0xFDD0;
+constexpr char32_t kMarkLast = 0xFDEF;
+struct Marks {
+  std::string before;
+  std::string after;
 };
+
+bool IsBlank(char c) { return absl::ascii_isspace(static_cast<unsigned char>(c)); }
 
 // What an assistant's turn says came from the model, its control tokens ("</think>") included; other turns are from
 // outside.
 bool IsFromOutside(const PromptMessage& message) { return message.role != "assistant"; }
 
-// All added tokens: real files flag some control tokens (DeepSeek's "<｜User｜>") as ordinary ones.
-// Longest first, so that a token which starts with another one is found.
-std::vector<ControlToken> ControlTokens(const Tokenizer& tokenizer) {
-  std::vector<ControlToken> tokens;
-  for (const int32_t id : tokenizer.added_ids()) {
-    const absl::StatusOr<std::string_view> text = tokenizer.IdToToken(id);
-    if (text.ok() && !text->empty()) tokens.push_back({std::string(*text), id});
-  }
-  std::stable_sort(tokens.begin(), tokens.end(),
-                   [](const ControlToken& a, const ControlToken& b) { return a.text.size() > b.text.size(); });
-  return tokens;
+// Bytes of the control token that begins at `pos`; 0: there is none. Tokens that a file does not flag special count,
+// too: DeepSeek's "<｜User｜>" is such a one. Not so blanks and single letters (deepseek-coder has "ö"): anybody may
+// write them, and a mark beside a blank would stop a template's trim.
+size_t ControlTokenAt(std::string_view text, size_t pos, const Tokenizer& tokenizer) {
+  const AddedTokenMatch match = tokenizer.AddedTokenAt(text, pos);
+  if (match.id < 0 || tokenizer.IsSpecial(match.id)) return match.length;
+  const std::string_view token = text.substr(pos, match.length);
+  size_t first_end = 0;
+  DecodeUtf8(token, &first_end);
+  return first_end == token.size() || std::all_of(token.begin(), token.end(), IsBlank) ? 0 : token.size();
 }
 
-const ControlToken* TokenAt(std::string_view text, size_t pos, const std::vector<ControlToken>& tokens) {
-  for (const ControlToken& token : tokens) {
-    if (text.substr(pos, token.text.size()) == token.text) return &token;
+bool HasControlToken(std::string_view text, const Tokenizer& tokenizer) {
+  for (size_t pos = 0; pos < text.size(); ++pos) {
+    if (ControlTokenAt(text, pos, tokenizer) > 0) return true;
   }
-  return nullptr;
+  return false;
 }
 
-// The first byte of a control token written by a user becomes `mark` + that byte, so the template's output shows which
-// control tokens are its own.
-std::string MarkControlTokens(std::string_view content, const std::vector<ControlToken>& tokens,
-                              std::string_view mark) {
+// Marks that no message has itself.
+absl::StatusOr<Marks> ChooseMarks(const PromptChat& chat) {
+  Marks marks;
+  for (char32_t code = kMarkFirst; code <= kMarkLast; ++code) {
+    std::string mark;
+    AppendUtf8(code, &mark);
+    const auto has_it = [&](const PromptMessage& message) { return absl::StrContains(message.content, mark); };
+    if (std::any_of(chat.messages.begin(), chat.messages.end(), has_it)) continue;
+    if (!marks.before.empty()) {
+      marks.after = mark;
+      return marks;
+    }
+    marks.before = mark;
+  }
+  return absl::InvalidArgumentError("messages: content uses all Unicode noncharacters U+FDD0 to U+FDEF; remove some");
+}
+
+// Tokens stay whole and keep their place at the beginning or end, because templates look there: Qwen3's asks for
+// content.startswith('<tool_response>') and content.endswith('</tool_response>'). So a token that begins the content
+// has its mark behind it, all others in front.
+std::string MarkControlTokens(std::string_view content, const Tokenizer& tokenizer, const Marks& marks) {
   std::string out;
-  for (size_t pos = 0; pos < content.size(); ++pos) {
-    if (TokenAt(content, pos, tokens) != nullptr) out += mark;
-    out += content[pos];
+  bool at_start = true;
+  for (size_t pos = 0; pos < content.size();) {
+    const size_t length = ControlTokenAt(content, pos, tokenizer);
+    if (length == 0) {
+      at_start = at_start && IsBlank(content[pos]);
+      out += content[pos++];
+      continue;
+    }
+    if (!at_start) out += marks.before;
+    out += content.substr(pos, length);
+    if (at_start) out += marks.after;
+    at_start = false;
+    pos += length;
   }
   return out;
 }
@@ -62,7 +91,7 @@ absl::Status InMessages(const absl::Status& status) {
 
 // Splits at the template's own control tokens; everything between them is plain text once the marks are gone.
 absl::StatusOr<std::vector<int32_t>> EncodeMarked(std::string_view rendered, const Tokenizer& tokenizer,
-                                                  const std::vector<ControlToken>& tokens, std::string_view mark) {
+                                                  const Marks& marks) {
   std::vector<int32_t> ids;
   std::string plain;
   const auto flush = [&]() -> absl::Status {
@@ -73,17 +102,23 @@ absl::StatusOr<std::vector<int32_t>> EncodeMarked(std::string_view rendered, con
     plain.clear();
     return absl::OkStatus();
   };
+  bool is_text = false;  // What is next, because of a mark in front of it.
   for (size_t pos = 0; pos < rendered.size();) {
-    if (rendered.substr(pos, mark.size()) == mark) {
-      pos += mark.size();
-      if (pos < rendered.size()) plain += rendered[pos++];
-    } else if (const ControlToken* token = TokenAt(rendered, pos, tokens)) {
-      RETURN_IF_ERROR(flush());
-      ids.push_back(token->id);
-      pos += token->text.size();
-    } else {
-      plain += rendered[pos++];
+    const std::string_view rest = rendered.substr(pos);
+    if (rest.starts_with(marks.before) || rest.starts_with(marks.after)) {
+      is_text = rest.starts_with(marks.before);
+      pos += marks.before.size();  // Both have three bytes.
+      continue;
     }
+    const AddedTokenMatch token = tokenizer.AddedTokenAt(rendered, pos);
+    if (token.id >= 0 && !is_text && !rest.substr(token.length).starts_with(marks.after)) {
+      RETURN_IF_ERROR(flush());
+      ids.push_back(token.id);
+    } else {
+      plain += rest.substr(0, std::max<size_t>(token.length, 1));
+    }
+    pos += std::max<size_t>(token.length, 1);
+    is_text = false;
   }
   RETURN_IF_ERROR(flush());
   return ids;
@@ -94,38 +129,22 @@ absl::StatusOr<std::vector<int32_t>> EncodeChat(const PromptChat& chat, const To
   if (!render) {
     return absl::InvalidArgumentError("messages: the model has no chat template; send text or token_ids instead");
   }
-  const std::vector<ControlToken> tokens = ControlTokens(tokenizer);
-  bool hostile = false;
-  for (const PromptMessage& message : chat.messages) {
-    if (!IsFromOutside(message)) continue;
-    for (const ControlToken& token : tokens) hostile = hostile || absl::StrContains(message.content, token.text);
-  }
+  const bool hostile = std::any_of(chat.messages.begin(), chat.messages.end(), [&](const PromptMessage& message) {
+    return IsFromOutside(message) && HasControlToken(message.content, tokenizer);
+  });
   if (!hostile) {
     const absl::StatusOr<std::string> rendered = render(chat);
     if (!rendered.ok()) return InMessages(rendered.status());
     return tokenizer.Encode(*rendered, {.add_special_tokens = false, .parse_special = true});
   }
-  // A mark that no message has itself.
-  std::string mark;
-  for (char32_t code = kMarkBegin; code <= kMarkEnd && mark.empty(); ++code) {
-    AppendUtf8(code, &mark);
-    for (const PromptMessage& message : chat.messages) {
-      if (absl::StrContains(message.content, mark)) {
-        mark.clear();
-        break;
-      }
-    }
-  }
-  if (mark.empty()) {
-    return absl::InvalidArgumentError("messages: content uses every Unicode noncharacter; remove U+FDD0 to U+FDEF");
-  }
+  ASSIGN_OR_RETURN(const Marks marks, ChooseMarks(chat));
   PromptChat marked = chat;
   for (PromptMessage& message : marked.messages) {
-    if (IsFromOutside(message)) message.content = MarkControlTokens(message.content, tokens, mark);
+    if (IsFromOutside(message)) message.content = MarkControlTokens(message.content, tokenizer, marks);
   }
   const absl::StatusOr<std::string> rendered = render(marked);
   if (!rendered.ok()) return InMessages(rendered.status());
-  return EncodeMarked(*rendered, tokenizer, tokens, mark);
+  return EncodeMarked(*rendered, tokenizer, marks);
 }
 
 }  // namespace

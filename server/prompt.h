@@ -36,7 +36,8 @@ using PromptInput = std::variant<PromptText, std::vector<int32_t>, PromptChat>;
 using ChatRenderer = std::function<absl::StatusOr<std::string>(const PromptChat& chat)>;
 
 // Token ids of an input. In a conversation the template's control tokens become tokens, those that somebody wrote
-// inside a message stay plain text. `render` may be empty: then a chat is refused. Errors: kInvalidArgument naming the
+// inside a message stay plain text, beside a mark while the template runs: its tests for how a content begins and ends
+// decide as on the content itself. `render` may be empty: then a chat is refused. Errors: kInvalidArgument naming the
 // field; kResourceExhausted if a text is beyond the tokenizer's limits.
 absl::StatusOr<std::vector<int32_t>> EncodePrompt(const PromptInput& input, const Tokenizer& tokenizer,
                                                   const ChatRenderer& render);

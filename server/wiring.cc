@@ -4,6 +4,8 @@
 #include <utility>
 #include <vector>
 
+#include "absl/strings/str_join.h"
+#include "base/log.h"
 #include "base/status_macros.h"
 #include "base/str_cat.h"
 #include "parallel/plan_text.h"
@@ -45,8 +47,8 @@ absl::StatusOr<FormatPlan> MakeFormats(const Config& config, const std::optional
     plan.gate_up = pick(formats.has_gate_up(), formats.gate_up());
     plan.down = pick(formats.has_down(), formats.down());
     plan.lm_head = pick(formats.has_lm_head(), formats.lm_head());
-    const bool wide = !formats.has_embedding() && formats.weights() == v1::Formats::F32;
-    plan.embedding = wide ? WeightFormat::kF32 : ToFormat(formats.embedding());
+    plan.embedding =
+        formats.has_embedding() ? ToFormat(formats.embedding()) : EmbeddingFormatBeside(ToFormat(formats.weights()));
   }
   plan.kv = formats.kv() == v1::Formats::KV_F32 ? DType::kF32 : DType::kF16;
   return plan;
@@ -168,6 +170,11 @@ GenerationDefaults MakeGenerationDefaults(const ModelConfig& model) {
   if (model.top_p > 0) defaults.top_p = model.top_p;
   if (model.top_k >= 0) defaults.top_k = model.top_k;
   if (model.repetition_penalty > 0) defaults.repetition_penalty = model.repetition_penalty;
+  if (model.min_p >= 0) defaults.min_p = model.min_p;
+  if (!model.ignored_generation_settings.empty()) {
+    LogWarning("generation_config.json: ", absl::StrJoin(model.ignored_generation_settings, ", "),
+               " would change the output but is not supported and is ignored");
+  }
   defaults.eos_token_ids = model.eos_token_ids;
   return defaults;
 }

@@ -28,7 +28,7 @@ v1::GetPlanResponse PlanToProto(const Plan& plan);
 v1::GetModelInfoResponse MakeModelInfo(const Config& config, const ModelConfig& model, const Plan& plan,
                                        bool has_chat_template);
 
-// Sampling defaults and end tokens of generation_config.json.
+// Sampling defaults and end tokens of generation_config.json. Warns of settings that are not supported.
 GenerationDefaults MakeGenerationDefaults(const ModelConfig& model);
 
 // `chat` must outlive the renderer.

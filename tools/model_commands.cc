@@ -3,7 +3,6 @@
 
 #include <cstdio>
 #include <filesystem>
-#include <fstream>
 #include <iostream>
 #include <optional>
 #include <string>
@@ -27,29 +26,15 @@ namespace {
 
 namespace fs = std::filesystem;
 
-// The config.json of a shape that make-model knows.
-absl::StatusOr<ModelConfig> KnownShapeConfig(std::string_view shape) {
-  const std::optional<RandomModelFiles> files = MakeRandomModelFiles(shape, "bfloat16");
-  if (!files) return absl::NotFoundError("unknown shape");
-  std::string folder = (fs::temp_directory_path() / "shoal-plan-XXXXXX").string();
-  if (mkdtemp(folder.data()) == nullptr) return absl::UnavailableError(StrCat("cannot make a folder in ", folder));
-  std::ofstream(folder + "/config.json") << files->config;
-  std::ofstream(folder + "/generation_config.json") << files->generation;
-  absl::StatusOr<ModelConfig> model = LoadModelConfig(folder);
-  std::error_code ignored;
-  fs::remove_all(folder, ignored);
-  return model;
-}
-
 // Numbers of a model that need not be there yet: a folder named like a known shape is planned from that shape.
 absl::StatusOr<ModelConfig> ConfigForPlan(const Config& config) {
   std::error_code ignored;
   const std::string name = fs::path(config.model_dir).filename().string();
-  if (fs::exists(config.model_dir, ignored) || !MakeRandomModelFiles(name, "bfloat16"))
-    return LoadModelConfig(config.model_dir);
+  const std::optional<RandomModelFiles> known = MakeRandomModelFiles(name, "bfloat16");
+  if (fs::exists(config.model_dir, ignored) || !known) return LoadModelConfig(config.model_dir);
   std::fputs(StrCat("note: ", config.model_dir, " does not exist; planned from the known shape ", name, "\n").c_str(),
              stderr);
-  return KnownShapeConfig(name);
+  return ParseModelConfig(known->config, known->generation, name);
 }
 
 absl::Status RunPlan(const Arguments& arguments) {
@@ -117,6 +102,10 @@ absl::Status RunQuantize(const Arguments& arguments) {
       ASSIGN_ARGUMENT(*format, WeightFormatFromName(arguments.Text(name)));
     }
   }
+  formats.embedding = EmbeddingFormatBeside(all);
+  if (arguments.Has("embedding")) {
+    ASSIGN_ARGUMENT(formats.embedding, WeightFormatFromName(arguments.Text("embedding")));
+  }
   PrepareOptions options;
   options.progress = Progress("quantizing");
   ASSIGN_OR_RETURN(const QuantizationReport report,
@@ -178,12 +167,13 @@ std::vector<Command> ModelCommands() {
        "FORMAT is int8, int4, bf16 or f32. Serve the result with formats { weights: PREPARED }.",
        {model,
         out,
-        {"weights", "FORMAT", "format of every class of weights not named below", FlagKind::kText, true},
+        {"weights", "FORMAT", "format of every class of matrices not named below", FlagKind::kText, true},
         {"qkv", "FORMAT", "query, key and value"},
         {"attention-out", "FORMAT", "attention output"},
         {"gate-up", "FORMAT", "gate and up projections"},
         {"down", "FORMAT", "down projection"},
         {"lm-head", "FORMAT", "vocabulary head"},
+        {"embedding", "FORMAT", "bf16 or f32; default f32 with --weights f32, else bf16"},
         {"report", "", "print the error of every tensor", FlagKind::kSwitch}},
        RunQuantize},
       {"make-model",

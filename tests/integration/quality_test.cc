@@ -5,7 +5,7 @@
 
 #include "absl/strings/str_split.h"
 #include "absl/strings/strip.h"
-#include "base/mapped_file.h"
+#include "base/read_file.h"
 #include "base/status_macros.h"
 #include "gtest/gtest.h"
 #include "model/tokenizer.h"

@@ -36,7 +36,7 @@ absl::StatusOr<ModelConfig> Parse(const Json& json, const std::string& generatio
 
 TEST(ModelConfigTest, ReadsEveryField) {
   const auto config = Parse(Good(), R"({"eos_token_id": [2, 7], "bos_token_id": 1, "temperature": 0.6, "top_p": 0.95,
-                                        "top_k": 20, "repetition_penalty": 1.1, "do_sample": true})");
+                                        "top_k": 20, "repetition_penalty": 1.1, "min_p": 0.05, "do_sample": true})");
   ASSERT_TRUE(config.ok()) << config.status();
   EXPECT_EQ(config->architecture, "Qwen2ForCausalLM");
   EXPECT_EQ(config->shape.layers, 3);
@@ -57,6 +57,20 @@ TEST(ModelConfigTest, ReadsEveryField) {
   EXPECT_FLOAT_EQ(config->top_p, 0.95f);
   EXPECT_EQ(config->top_k, 20);
   EXPECT_FLOAT_EQ(config->repetition_penalty, 1.1f);
+  EXPECT_FLOAT_EQ(config->min_p, 0.05f);
+  EXPECT_THAT(config->ignored_generation_settings, ElementsAre());
+}
+
+TEST(ModelConfigTest, SettingsThatAreOnAndNotSupportedAreListed) {
+  const auto ignored = [](const char* generation) { return Parse(Good(), generation)->ignored_generation_settings; };
+  EXPECT_THAT(ignored(R"({"no_repeat_ngram_size": 3, "typical_p": 0.9, "suppress_tokens": [1], "num_beams": 4,
+                          "bad_words_ids": [[5]], "forced_eos_token_id": 2, "sequence_bias": {"a": 1}})"),
+              ::testing::UnorderedElementsAre("no_repeat_ngram_size", "typical_p", "suppress_tokens", "num_beams",
+                                              "bad_words_ids", "forced_eos_token_id", "sequence_bias"));
+  // Switched off, or without effect on the output.
+  EXPECT_THAT(ignored(R"({"no_repeat_ngram_size": 0, "typical_p": 1.0, "suppress_tokens": [], "num_beams": 1,
+                          "bad_words_ids": null, "max_new_tokens": 2048, "transformers_version": "4.57.0"})"),
+              ElementsAre());
 }
 
 TEST(ModelConfigTest, GreedyGenerationConfigMeansTemperatureZero) {
@@ -114,6 +128,25 @@ TEST(ModelConfigTest, ReadsRopeInEverySpelling) {
                              {"high_freq_factor", 4.0}, {"original_max_position_embeddings", 8192}};
   EXPECT_EQ(Parse(json)->rope.theta, 500000);
   EXPECT_EQ(Parse(json)->rope.kind, RopeConfig::Kind::kLlama3);
+}
+
+TEST(ModelConfigTest, RopeGivenTwiceMustAgree) {
+  Json json = Good();
+  const Json linear = {{"rope_type", "linear"}, {"factor", 2.0}};
+  json["rope_parameters"] = {{"rope_theta", 1000000.0}, {"rope_type", "default"}};
+  EXPECT_TRUE(Parse(json).ok()) << Parse(json).status();
+  json["rope_scaling"] = linear;
+  EXPECT_THAT(std::string(Parse(json).status().message()),
+              HasSubstr("field 'rope_scaling' does not say the same as rope_parameters"));
+  json["rope_parameters"] = linear;
+  EXPECT_EQ(Parse(json)->rope.factor, 2);
+  json["rope_parameters"]["factor"] = 4.0;
+  EXPECT_EQ(Parse(json).status().code(), absl::StatusCode::kInvalidArgument);
+  json["rope_parameters"] = nullptr;
+  EXPECT_EQ(Parse(json)->rope.factor, 2);
+  json["rope_parameters"] = linear;
+  json["rope_parameters"]["rope_theta"] = 500000.0;
+  EXPECT_THAT(std::string(Parse(json).status().message()), HasSubstr("is given twice, as 1000000 and 500000"));
 }
 
 TEST(ModelConfigTest, RopeFrequenciesFollowTheFormulas) {
@@ -244,11 +277,33 @@ TEST(ModelConfigTest, FeaturesThatChangeResultsAreRefused) {
   EXPECT_EQ(Parse(json).status().code(), absl::StatusCode::kUnimplemented);
   json["max_window_layers"] = 3;  // All layers are full: no effect.
   EXPECT_TRUE(Parse(json).ok());
+  json["max_window_layers"] = 2;
+  json["sliding_window"] = 512;  // The whole context: no effect.
+  EXPECT_TRUE(Parse(json).ok());
+  json["sliding_window"] = nullptr;
+  EXPECT_TRUE(Parse(json).ok());
+  json.erase("sliding_window");  // transformers' default: 4096.
+  EXPECT_TRUE(Parse(json).ok());
+  json["max_position_embeddings"] = 8192;
+  EXPECT_THAT(std::string(Parse(json).status().message()), HasSubstr("is true, with a window of 4096"));
+  json["use_sliding_window"] = false;
+  EXPECT_TRUE(Parse(json).ok());
   json = Good();
   json["architectures"] = {"LlamaForCausalLM"};
   json["model_type"] = "llama";
   json["attention_bias"] = true;
   EXPECT_THAT(std::string(Parse(json).status().message()), HasSubstr("biases on o_proj"));
+}
+
+TEST(ModelConfigTest, TheFuzzersSeedsAreValid) {
+  const std::string folder = std::string(SHOAL_SOURCE_DIR) + "/tests/fuzz/seeds/model_config_fuzz";
+  for (const auto& entry : std::filesystem::directory_iterator(folder)) {
+    const std::string text = ReadFile(entry.path());
+    const size_t cut = text.find('\0');
+    const auto config =
+        ParseModelConfig(text.substr(0, cut), cut == std::string::npos ? "" : text.substr(cut + 1), "d");
+    EXPECT_TRUE(config.ok()) << entry.path() << config.status();
+  }
 }
 
 TEST(ModelConfigTest, SizesThatMultiplyToNonsenseAreRefused) {

@@ -54,6 +54,16 @@ TEST(SafetensorsTest, EveryEdgeFileGetsTheVerdictOfTheReference) {
   EXPECT_EQ(checked, 17);
 }
 
+TEST(SafetensorsTest, TheFuzzersSeedsAreValid) {
+  int seeds = 0;
+  const std::string folder = std::string(SHOAL_SOURCE_DIR) + "/tests/fuzz/seeds/safetensors_fuzz";
+  for (const auto& entry : std::filesystem::directory_iterator(folder)) {
+    EXPECT_TRUE(ParseBytes(ReadFile(entry.path())).ok()) << entry.path();
+    ++seeds;
+  }
+  EXPECT_GE(seeds, 6);
+}
+
 TEST(SafetensorsTest, ReadsTensorsAndMetadata) {
   const TemporaryFolder folder;
   WriteFile(folder / "a.safetensors",
@@ -141,23 +151,29 @@ TEST(SafetensorsTest, UnknownFieldsOfATensorAreSkippedUpToADepth) {
   EXPECT_THAT(std::string(deep.status().message()), HasSubstr("nested deeper"));
 }
 
-TEST(SafetensorsTest, OnlyRegularFilesInsideTheFolderAreOpened) {
+TEST(SafetensorsTest, OnlyPlainNamesOfRegularFilesAreOpened) {
   const TemporaryFolder folder, outside;
   const std::string good = MakeSafetensors({{"a", "U8", {1}, "x"}});
   WriteFile(folder / "good", good);
   WriteFile(outside / "good", good);
   ASSERT_EQ(mkfifo((folder / "fifo").c_str(), 0600), 0);
   ASSERT_EQ(symlink((outside / "good").c_str(), (folder / "out").c_str()), 0);
-  ASSERT_EQ(symlink("../nowhere/else", (folder / "up").c_str()), 0);
+  ASSERT_EQ(symlink("../nowhere/else", (folder / "dangling").c_str()), 0);
+  ASSERT_EQ(symlink("loop", (folder / "loop").c_str()), 0);
+  ASSERT_EQ(symlink("fifo", (folder / "to_fifo").c_str()), 0);
+  ASSERT_EQ(symlink("/dev/zero", (folder / "to_device").c_str()), 0);
+  ASSERT_EQ(symlink(outside.path().c_str(), (folder / "to_folder").c_str()), 0);
   ASSERT_EQ(mkdir((folder / "sub").c_str(), 0700), 0);
   EXPECT_TRUE(SafetensorsFile::Open(folder.path(), "good").ok());
+  EXPECT_TRUE(SafetensorsFile::Open(folder.path(), "out").ok());
   const auto message = [&](const std::string& name) {
     return std::string(SafetensorsFile::Open(folder.path(), name).status().message());
   };
-  EXPECT_THAT(message("fifo"), HasSubstr("not a regular file"));
-  EXPECT_THAT(message("sub"), HasSubstr("not a regular file"));
-  EXPECT_THAT(message("out"), HasSubstr("leaves the folder"));
-  EXPECT_THAT(message("up"), HasSubstr("leaves the folder"));
+  for (const char* name : {"fifo", "sub", "to_fifo", "to_device", "to_folder"}) {
+    EXPECT_THAT(message(name), HasSubstr("not a regular file")) << name;
+  }
+  EXPECT_THAT(message("dangling"), HasSubstr("is a link that leads to no file"));
+  EXPECT_THAT(message("loop"), HasSubstr("is a link that leads to no file"));
   for (const char* name : {"../good", "sub/good", "/etc/passwd", "..", ".", ""}) {
     EXPECT_THAT(message(name), HasSubstr("not a plain file name")) << name;
   }
@@ -205,6 +221,20 @@ TEST(CheckpointTest, AShardedIndexMustMatchItsShards) {
   EXPECT_THAT(message({{"weight_map", {{"a", "../s1"}}}}), HasSubstr("not a plain file name"));
   WriteFile(sharded.folder / "s3", MakeSafetensors({{"a", "U8", {1}, "x"}}));
   EXPECT_THAT(message({{"weight_map", {{"a", "s1"}, {"b", "s2"}, {"c", "s2"}, {"d", "s3"}}}}), HasSubstr("is also in"));
+}
+
+TEST(CheckpointTest, AHuggingFaceCacheFolderIsRead) {
+  const TemporaryFolder cache;
+  std::filesystem::create_directories(cache / "blobs");
+  std::filesystem::create_directories(cache / "snapshots/rev");
+  WriteFile(cache / "blobs/1234", MakeSafetensors({{"a", "U8", {1}, "x"}}));
+  ASSERT_EQ(symlink("../../blobs/1234", (cache / "snapshots/rev/model.safetensors").c_str()), 0);
+  const auto opened = Checkpoint::Open(cache / "snapshots/rev");
+  ASSERT_TRUE(opened.ok()) << opened.status();
+  EXPECT_NE((*opened)->Find("a").tensor, nullptr);
+  std::filesystem::remove(cache / "blobs/1234");  // An interrupted download.
+  EXPECT_THAT(std::string(Checkpoint::Open(cache / "snapshots/rev").status().message()),
+              HasSubstr("model.safetensors: is a link that leads to no file"));
 }
 
 TEST(CheckpointTest, AFolderWithoutWeightsIsRefused) {

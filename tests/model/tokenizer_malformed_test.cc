@@ -50,6 +50,19 @@ TEST(MalformedTokenizerTest, TheValidFileLoads) {
   EXPECT_EQ(*(*Tokenizer::Load(folder.path()))->Encode("abc"), (std::vector<int32_t>{4, 2, 3}));
 }
 
+TEST(MalformedTokenizerTest, TheFuzzersSeedsAreValid) {
+  const std::string folder = std::string(SHOAL_SOURCE_DIR) + "/tests/fuzz/seeds/tokenizer_json_fuzz";
+  for (const auto& entry : std::filesystem::directory_iterator(folder)) {
+    const std::string text = ReadTestFile(entry.path());
+    const TestFolder model;
+    const size_t cut = text.find('\0');
+    model.Write("tokenizer.json", text.substr(0, cut));
+    if (cut != std::string::npos) model.Write("tokenizer_config.json", text.substr(cut + 1));
+    const auto tokenizer = Tokenizer::Load(model.path());
+    EXPECT_TRUE(tokenizer.ok()) << entry.path() << tokenizer.status();
+  }
+}
+
 TEST(MalformedTokenizerTest, MissingFilesAreNotFound) {
   const TestFolder folder;
   EXPECT_EQ(Tokenizer::Load(folder.path()).status().code(), absl::StatusCode::kNotFound);

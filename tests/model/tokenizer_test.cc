@@ -2,6 +2,7 @@
 // Hugging Face tokenizers' rules; tokenizer_vectors_test.cc compares whole real ones.
 #include "model/tokenizer.h"
 
+#include <chrono>
 #include <map>
 #include <memory>
 #include <string>
@@ -243,19 +244,38 @@ TEST(TokenizerTest, ErrorsNameTheFault) {
   EXPECT_THAT(Make(spec)->Encode("q").status().message(), HasSubstr("for which the vocabulary has no token"));
 }
 
+std::vector<std::string> Cut(const std::vector<PreTokenizerStep>& steps, const std::string& text) {
+  const auto pre = PreTokenizer::Create(steps);
+  EXPECT_TRUE(pre.ok()) << pre.status();
+  std::vector<std::string> words;
+  EXPECT_TRUE(pre->Run(text, true,
+                       [&](std::string_view word) {
+                         words.emplace_back(word);
+                         return absl::OkStatus();
+                       })
+                  .ok());
+  return words;
+}
+
+// The expression of Llama 3's tokenizer.json. Expected words: its alternatives, tried in order by hand.
+TEST(TokenizerTest, Llama3ExpressionCutsAsItsAlternativesSay) {
+  PreTokenizerStep step;
+  step.pattern = R"((?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*)"
+                 R"(|\s*[\r\n]+|\s+(?!\S)|\s+)";
+  const std::vector<std::pair<std::string, std::vector<std::string>>> cases = {
+      {"It's 12345678.90, WE'LL see!\n\n  x",
+       {"It", "'s", " ", "123", "456", "78", ".", "90", ",", " WE", "'LL", " see", "!\n\n", " ", " x"}},
+      {"1 22 333 4444", {"1", " ", "22", " ", "333", " ", "444", "4"}},
+      {"١٢٣٤ Ⅷ½", {"١٢٣", "٤", " ", "Ⅷ½"}},
+      {"a_b(c) \"d\"", {"a", "_b", "(c", ")", " \"", "d", "\""}},
+      {"\t x  \r\n\r\n y   ", {"\t", " x", "  \r\n\r\n", " y", "   "}},
+      {"don'Tcan'dx", {"don", "'T", "can", "'d", "x"}},
+      {"Größe 中文，好", {"Größe", " 中文", "，好"}}};
+  for (const auto& [text, words] : cases) EXPECT_EQ(Cut({step}, text), words) << text;
+}
+
 TEST(TokenizerTest, PreTokenizerStepsCutAsHuggingFaceDoes) {
-  const auto cut = [](std::vector<PreTokenizerStep> steps, const std::string& text) {
-    const auto pre = PreTokenizer::Create(steps);
-    EXPECT_TRUE(pre.ok()) << pre.status();
-    std::vector<std::string> words;
-    EXPECT_TRUE(pre->Run(text, true,
-                         [&](std::string_view word) {
-                           words.emplace_back(word);
-                           return absl::OkStatus();
-                         })
-                    .ok());
-    return words;
-  };
+  const auto cut = Cut;
   const auto split = [](const std::string& pattern, SplitBehavior behavior, bool invert = false) {
     PreTokenizerStep step;
     step.pattern = pattern;
@@ -297,12 +317,46 @@ TEST(TokenizerTest, HostileExpressionsEndInAnError) {
   EXPECT_THAT(status.message(), HasSubstr("takes too long"));
 }
 
+TEST(TokenizerTest, AnExpressionThatIsSlowAtEveryPositionMeetsTheClock) {
+  PreTokenizerStep step;
+  step.pattern = "a(?=(a|aa){18}c)|a";  // Each position costs some 2^18 steps, far from the limit of a match.
+  const auto pre = PreTokenizer::Create({step});
+  ASSERT_TRUE(pre.ok());
+  const auto start = std::chrono::steady_clock::now();
+  const auto status = pre->Run(std::string(1'000'000, 'a'), true, [](std::string_view) { return absl::OkStatus(); });
+  EXPECT_EQ(status.code(), absl::StatusCode::kResourceExhausted) << status;
+  // Five seconds, the match that was running when they were over, and a slow machine.
+  EXPECT_LT(std::chrono::steady_clock::now() - start, std::chrono::seconds(30));
+}
+
+TEST(TokenizerTest, OptionsOfExpressionsMeanWhatOnigurumaMeans) {
+  const auto translated = [](const char* pattern) { return TranslateRegex(pattern).value(); };
+  EXPECT_EQ(translated("(?i:'s|'T)"), "(?i:'s|'T)");
+  EXPECT_EQ(translated("(?mi-x:.)(?m-i:.)"), "(?si-x:.)(?s-i:.)");
+  EXPECT_EQ(translated("(?m)a.|b"), "(?s)a.|b");
+  EXPECT_EQ(translated("(?:a)(?=b)(?!c)(?<=d)(?<!e)(?>f)(?<name>g)"), "(?:a)(?=b)(?!c)(?<=d)(?<!e)(?>f)(?<name>g)");
+  EXPECT_EQ(translated("[(?m:]"), "[(?m:]");
+}
+
 TEST(TokenizerTest, UnsupportedExpressionsAreRefused) {
-  const std::map<std::string, std::string> cases = {{"[a&&b]", "intersection"}, {"[a[b]]", "a class within a class"},
-                                                    {"a{1,3}+", "'{n,m}+'"},    {"\\h", "'\\h'"},
-                                                    {"(*VERB)a", "a verb"},     {"[\\W]", "'\\W' within a class"},
-                                                    {"(", "is not valid"},      {"\\p{Klingon}", "is not valid"},
-                                                    {"\\", "a lone"},           {"\\K", "'\\K'"}};
+  const std::map<std::string, std::string> cases = {{"[a&&b]", "intersection"},
+                                                    {"[a[b]]", "a class within a class"},
+                                                    {"a{1,3}+", "'{n,m}+'"},
+                                                    {"\\h", "'\\h'"},
+                                                    {"(*VERB)a", "a verb"},
+                                                    {"[\\W]", "'\\W' within a class"},
+                                                    {"(", "is not valid"},
+                                                    {"\\p{Klingon}", "is not valid"},
+                                                    {"\\", "a lone"},
+                                                    {"\\K", "'\\K'"},
+                                                    {"(?s:.)", "'(?s'"},
+                                                    {"(?P<n>a)", "'(?P'"},
+                                                    {"(?xx:a)", "'(?xx'"},
+                                                    {"(?R)", "'(?R'"},
+                                                    {"(?|a)", "'(?|'"},
+                                                    {"(?-U:a)", "'(?-U'"},
+                                                    {"a(?i)b|c", "options without a group"},
+                                                    {"(?", "'(?"}};
   for (const auto& [pattern, message] : cases) {
     EXPECT_THAT(std::string(Regex::Compile(pattern, false).status().message()), HasSubstr(message)) << pattern;
   }

@@ -16,6 +16,7 @@
 #include "gtest/gtest.h"
 #include "model/detokenizer.h"
 #include "model/tokenizer.h"
+#include "tests/model/gguf_vocabulary.h"
 #include "tests/model/tokenizer_test_data.h"
 
 namespace shoal {
@@ -100,8 +101,18 @@ class SharedTokenizerTest : public testing::Test {
     EXPECT_TRUE(json.ok()) << json.status();
     return *json;
   }
-  void CheckLlamaCppVectors(const std::string& tokenizer_name, const std::string& vectors) {
-    const Tokenizer& tokenizer = Load(tokenizer_name);
+  // From the GGUF file itself, with the steps that the tokenizer.json of that model has.
+  std::unique_ptr<Tokenizer> LoadGguf(const std::string& name, std::vector<PreTokenizerStep> steps) {
+    auto spec = GgufReader(ReadTestFile(data_ + "/llamacpp_vocab/ggml-vocab-" + name + ".gguf")).ReadVocabulary();
+    EXPECT_TRUE(spec.ok()) << spec.status();
+    if (!spec.ok()) return nullptr;
+    spec->pre_tokenizer = std::move(steps);
+    spec->decoder.byte_level = true;
+    auto tokenizer = Tokenizer::Create(*std::move(spec));
+    EXPECT_TRUE(tokenizer.ok()) << tokenizer.status();
+    return tokenizer.ok() ? *std::move(tokenizer) : nullptr;
+  }
+  void CheckLlamaCppVectors(const Tokenizer& tokenizer, const std::string& vectors) {
     const std::string base = data_ + "/llamacpp_vocab/ggml-vocab-" + vectors + ".gguf";
     const std::vector<std::string> inputs = absl::StrSplit(ReadTestFile(base + ".inp"), "\n__ggml_vocab_test__\n");
     const std::vector<std::string> outputs = absl::StrSplit(ReadTestFile(base + ".out"), '\n');
@@ -125,10 +136,43 @@ class SharedTokenizerTest : public testing::Test {
   std::string data_;
 };
 
-TEST_F(SharedTokenizerTest, Qwen2AgreesWithLlamaCpp) { CheckLlamaCppVectors("qwen2", "qwen2"); }
+TEST_F(SharedTokenizerTest, Qwen2AgreesWithLlamaCpp) { CheckLlamaCppVectors(Load("qwen2"), "qwen2"); }
 
 TEST_F(SharedTokenizerTest, DeepSeekR1AgreesWithLlamaCpp) {
-  CheckLlamaCppVectors("deepseek-r1-distill-qwen", "deepseek-r1-qwen");
+  CheckLlamaCppVectors(Load("deepseek-r1-distill-qwen"), "deepseek-r1-qwen");
+}
+
+PreTokenizerStep ByteLevelStep(bool use_regex) {
+  PreTokenizerStep step;
+  step.kind = PreTokenizerStep::Kind::kByteLevel;
+  step.use_regex = use_regex;
+  return step;
+}
+
+TEST_F(SharedTokenizerTest, Gpt2AgreesWithLlamaCpp) {
+  const auto tokenizer = LoadGguf("gpt-2", {ByteLevelStep(true)});
+  ASSERT_NE(tokenizer, nullptr);
+  CheckLlamaCppVectors(*tokenizer, "gpt-2");
+}
+
+// Source of the steps: the model's tokenizer.json.
+TEST_F(SharedTokenizerTest, DeepSeekCoderAgreesWithLlamaCpp) {
+  std::vector<PreTokenizerStep> steps;
+  for (const char* pattern : {"[\r\n]", R"(\s?\p{L}+)", R"(\s?\p{P}+)", "[一-龥ࠀ-一가-퟿]+", R"(\p{N})"}) {
+    steps.emplace_back().pattern = pattern;
+  }
+  steps.push_back(ByteLevelStep(false));
+  const auto tokenizer = LoadGguf("deepseek-coder", steps);
+  ASSERT_NE(tokenizer, nullptr);
+  CheckLlamaCppVectors(*tokenizer, "deepseek-coder");
+}
+
+TEST(GgufReaderTest, FilesThatEndEarlyAreRefused) {
+  const std::string head("GGUF\3\0\0\0\0\0\0\0\0\0\0\0\1\0\0\0\0\0\0\0", 24);
+  for (size_t size = 0; size < head.size(); ++size) {
+    EXPECT_FALSE(GgufReader(std::string_view(head).substr(0, size)).ReadVocabulary().ok());
+  }
+  EXPECT_FALSE(GgufReader(head + std::string(8, '\xff') + "key").ReadVocabulary().ok());
 }
 
 TEST_F(SharedTokenizerTest, DeepSeekR1AgreesOnHardStrings) {

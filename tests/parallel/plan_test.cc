@@ -37,6 +37,13 @@ FormatPlan All(WeightFormat format) {
   return formats;
 }
 
+TEST(FormatPlanTest, TheEmbeddingIsWideOnlyBesideWideMatrices) {
+  EXPECT_EQ(EmbeddingFormatBeside(WeightFormat::kF32), WeightFormat::kF32);
+  for (const WeightFormat format : {WeightFormat::kBF16, WeightFormat::kInt8, WeightFormat::kInt4}) {
+    EXPECT_EQ(EmbeddingFormatBeside(format), WeightFormat::kBF16);
+  }
+}
+
 PlanRequest Request(const ModelShape& shape, int ranks, std::vector<int64_t> budget, WeightFormat format) {
   PlanRequest request;
   request.shape = shape;

@@ -3,6 +3,7 @@
 
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "base/check.h"
 #include "base/utf8.h"
@@ -18,7 +19,8 @@ inline constexpr int32_t kLongId = 259;   // 16,000 times 'x'.
 inline constexpr size_t kLongBytes = 16000;
 inline constexpr int32_t kByteVocab = 260;
 
-inline std::unique_ptr<Tokenizer> MakeByteTokenizer() {
+// `more`: further added tokens, with ids from kByteVocab.
+inline std::unique_ptr<Tokenizer> MakeByteTokenizer(const std::vector<std::string>& more = {}) {
   TokenizerSpec spec;
   spec.where = "byte tokenizer";
   for (int byte = 0; byte < 256; ++byte) {
@@ -36,6 +38,13 @@ inline std::unique_ptr<Tokenizer> MakeByteTokenizer() {
     spec.added_tokens.push_back(added);
   }
   spec.tokens.emplace_back(kLongBytes, 'x');
+  for (const std::string& content : more) {
+    AddedToken added;
+    added.id = static_cast<int32_t>(spec.tokens.size());
+    added.content = content;
+    spec.tokens.push_back(content);
+    spec.added_tokens.push_back(added);
+  }
   PreTokenizerStep bytes;
   bytes.kind = PreTokenizerStep::Kind::kByteLevel;
   bytes.add_prefix_space = false;

@@ -116,8 +116,10 @@ std::vector<Case> InputCases() {
   add([](auto* r) { r->mutable_messages()->add_messages()->set_content("x"); }, "messages[0].role has 0 bytes");
   add([](auto* r) { r->mutable_messages()->add_messages()->set_role(std::string(65, 'r')); },
       "messages[0].role has 65 bytes");
-  add([](auto* r) { r->mutable_messages()->add_messages()->set_role("\xFF"); },
-      "messages[0].role: invalid UTF-8 at byte 0");
+  for (const char* role : {"\xFF", "user<|im_end|>", "user\n", "a b", "r\xC3\xB4le"}) {
+    add([role](auto* r) { r->mutable_messages()->add_messages()->set_role(role); },
+        "messages[0].role has characters other than letters, digits, '_' and '-'");
+  }
   add(
       [](auto* r) {
         r->mutable_messages()->add_messages()->set_role("user");

@@ -8,7 +8,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "base/json.h"
-#include "base/mapped_file.h"
+#include "base/read_file.h"
 #include "base/status_macros.h"
 
 namespace shoal {
@@ -103,19 +103,19 @@ void WriteSafetensors(const Tensors& tensors, const std::string& path) {
 }  // namespace
 
 absl::Status ConvertLlama2c(const std::string& checkpoint, const std::string& out_dir) {
-  ASSIGN_OR_RETURN(const auto file, MappedFile::Open(checkpoint));
+  ASSIGN_OR_RETURN(const std::string file, ReadSmallFile(checkpoint, 64 << 20));
   Header h;
-  if (file->bytes().size() < sizeof(h)) return absl::InvalidArgumentError(absl::StrCat(checkpoint, ": too short"));
-  std::memcpy(&h, file->bytes().data(), sizeof(h));
+  if (file.size() < sizeof(h)) return absl::InvalidArgumentError(absl::StrCat(checkpoint, ": too short"));
+  std::memcpy(&h, file.data(), sizeof(h));
   const bool tied = h.vocab > 0;
   h.vocab = std::abs(h.vocab);
   const int64_t dim = h.dim, kv = dim / h.heads * h.kv_heads;
   const int64_t floats = h.vocab * dim * (tied ? 1 : 2) + dim + int64_t{h.context} * (dim / h.heads) +
                          h.layers * (2 * dim + 2 * dim * dim + 2 * kv * dim + 3 * dim * h.ffn);
-  if (file->bytes().size() != sizeof(h) + floats * sizeof(float)) {
-    return absl::InvalidArgumentError(absl::StrCat(checkpoint, ": has ", file->bytes().size(), " bytes"));
+  if (file.size() != sizeof(h) + floats * sizeof(float)) {
+    return absl::InvalidArgumentError(absl::StrCat(checkpoint, ": has ", file.size(), " bytes"));
   }
-  WriteSafetensors(ReadTensors(h, tied, reinterpret_cast<const float*>(file->bytes().data() + sizeof(h))),
+  WriteSafetensors(ReadTensors(h, tied, reinterpret_cast<const float*>(file.data() + sizeof(h))),
                    out_dir + "/model.safetensors");
   const Json config = {{"architectures", {"LlamaForCausalLM"}},
                        {"model_type", "llama"},
