@@ -1,11 +1,12 @@
-"""Ways to start things that people try first: `shoal plan` without --ranks."""
+"""Ways to start things that people try first: `shoal plan` without --ranks, a proxy in the environment."""
 import json
+import os
 import pathlib
 import shutil
 import tempfile
 import unittest
 
-from tests.support.cluster import ROOT, SHOAL, run_program
+from tests.support.cluster import ROOT, SHOAL, Cluster, run_program
 
 
 class PlanTest(unittest.TestCase):
@@ -29,6 +30,19 @@ class PlanTest(unittest.TestCase):
         self.assertEqual(status, 0, err)
         self.assertEqual(len(json.loads(out)["ranks"]), 3)
         self.assertEqual(err, "")
+
+
+class ServerTest(unittest.TestCase):
+    """A client whose environment names a proxy."""
+
+    def test_a_proxy_in_the_environment_is_not_asked_for_loopback(self):
+        environment = {key: value for key, value in os.environ.items() if not key.lower().endswith("no_proxy")}
+        environment.pop("no_grpc_proxy", None)
+        environment.update(http_proxy="http://127.0.0.1:9", https_proxy="http://127.0.0.1:9", grpc_proxy="http://127.0.0.1:9")
+        with Cluster(weights="INT8") as server:
+            status, _, err, _ = run_program([SHOAL, "generate", "--server", server.address, "--prompt", "Once",
+                                             "--max-tokens", "2"], environment=environment)
+            self.assertEqual(status, 0, err)
 
 
 if __name__ == "__main__":
