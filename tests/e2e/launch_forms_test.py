@@ -1,4 +1,4 @@
-"""Ways to start things that people try first: `shoal plan` without --ranks, a proxy in the environment."""
+"""Ways to start things that people try first: `shoal plan` without --ranks, --config=FILE, a proxy in the environment."""
 import json
 import os
 import pathlib
@@ -6,7 +6,7 @@ import shutil
 import tempfile
 import unittest
 
-from tests.support.cluster import ROOT, SHOAL, Cluster, run_program
+from tests.support.cluster import ROOT, SERVER, SHOAL, Cluster, mpirun_environment, run_program
 
 
 class PlanTest(unittest.TestCase):
@@ -33,7 +33,14 @@ class PlanTest(unittest.TestCase):
 
 
 class ServerTest(unittest.TestCase):
-    """A client whose environment names a proxy."""
+    """Arguments of shoal-server, and a client whose environment names a proxy."""
+
+    def test_config_with_an_equals_sign(self):
+        status, out, err, _ = run_program(["mpirun", "-n", "1", SERVER, "--config=no-such-file.textproto"], 10,
+                                          environment=mpirun_environment())
+        self.assertEqual(status, 2, out + err)
+        self.assertIn("no-such-file.textproto", out + err)
+        self.assertNotIn("unknown argument", out + err)
 
     def test_a_proxy_in_the_environment_is_not_asked_for_loopback(self):
         environment = {key: value for key, value in os.environ.items() if not key.lower().endswith("no_proxy")}
