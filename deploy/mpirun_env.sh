@@ -1,7 +1,9 @@
 # Settings for mpirun on one host. Source this file, then: mpirun -n N build/bin/shoal-server --config FILE
 # Every line is a default: a value that is already set stays.
 
-# Messages go through shared memory, so no rank listens on a network interface; mpirun's own traffic stays on loopback.
+# Messages go through shared memory, and ranks reach mpirun over loopback: no rank listens on a network interface. mpirun
+# itself still listens for its ranks on a port of every interface; where strangers reach this host, a firewall must keep
+# them away from it.
 export OMPI_MCA_btl="${OMPI_MCA_btl:-self,vader}"
 export OMPI_MCA_oob_tcp_if_include="${OMPI_MCA_oob_tcp_if_include:-lo}"
 # Containers often forbid one process to read another's memory; messages are small, so the copy costs nothing.

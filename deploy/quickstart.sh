@@ -6,18 +6,23 @@
 #   --ranks N        the number of ranks it takes (default 2)
 #   --prompt TEXT    another question
 set -euo pipefail
+caller_dir=$PWD
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 serve=false
 config=configs/demo_tp2.textproto
 ranks=2
 prompt="Tell me a story about a fox."
+
+# A path that the caller gave counts from where the caller is.
+from_caller() { if [[ $1 == /* ]]; then echo "$1"; else echo "$caller_dir/$1"; fi; }
+
 while [[ $# -gt 0 ]]; do
   case "$1" in
     --serve) serve=true; shift ;;
     --config | --ranks | --prompt)
       [[ $# -ge 2 ]] || { echo "quickstart.sh: $1 needs a value" >&2; exit 2; }
-      case "$1" in --config) config=$2 ;; --ranks) ranks=$2 ;; --prompt) prompt=$2 ;; esac
+      case "$1" in --config) config=$(from_caller "$2") ;; --ranks) ranks=$2 ;; --prompt) prompt=$2 ;; esac
       shift 2 ;;
     -h | --help) sed -n '2,7s/^# \{0,1\}//p' "$0"; exit 0 ;;
     *) echo "quickstart.sh: unknown argument '$1'; see --help" >&2; exit 2 ;;
@@ -65,6 +70,8 @@ deploy/install_deps.sh
 
 # Shared with tests/run.sh and other checkouts.
 export CCACHE_SLOPPINESS=${CCACHE_SLOPPINESS:-pch_defines,time_macros,include_file_mtime,include_file_ctime}
+# Where there is no home folder to write to, the cache lies beside the build.
+[[ -n ${CCACHE_DIR:-} || -w ${HOME:-/} ]] || export CCACHE_DIR=$PWD/build/ccache
 export CCACHE_BASEDIR=${CCACHE_BASEDIR:-$PWD} CCACHE_NOHASHDIR=${CCACHE_NOHASHDIR:-1}
 build_log=$work/build.log
 echo "Building Shoal (the first time takes a few minutes) ..."
@@ -99,20 +106,31 @@ set -m
 mpirun -n "$ranks" build/bin/shoal-server --config "$config" --listen "$address" > "$server_log" 2>&1 < /dev/null &
 server_pid=$!
 set +m
-for _ in $(seq 300); do
-  grep -q "ready:" "$server_log" && break
+# A large model loads for minutes: it may, as long as the server lives. Its lines about that are shown.
+ready_minutes_max=30
+shown=0
+show_loading() {
+  local total
+  total=$(wc -l < "$server_log")
+  ((total > shown)) || return 0
+  sed -n "$((shown + 1)),${total}p" "$server_log" | grep 'loading ' || true
+  shown=$total
+}
+ready_until=$((SECONDS + ready_minutes_max * 60))
+until grep -q "ready:" "$server_log"; do
   if ! running; then
     cat "$server_log" >&2
     echo "quickstart.sh: the server ended before it was ready; its output is above" >&2
     exit 1
   fi
+  if ((SECONDS >= ready_until)); then
+    cat "$server_log" >&2
+    echo "quickstart.sh: the server was not ready after $ready_minutes_max minutes; its output is above" >&2
+    exit 1
+  fi
+  show_loading
   sleep 0.1
 done
-if ! grep -q "ready:" "$server_log"; then
-  cat "$server_log" >&2
-  echo "quickstart.sh: the server was not ready after 30 seconds; its output is above" >&2
-  exit 1
-fi
 
 echo
 echo "You:   $prompt"

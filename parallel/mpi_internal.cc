@@ -91,8 +91,8 @@ absl::Status Outbox::WaitBelow(const BackoffPolicy& policy, int limit, double se
     RETURN_IF_ERROR(Reap());
     if (unread() < limit) return absl::OkStatus();
     if (seconds > 0 && backoff.waited_us() > static_cast<int64_t>(seconds * 1e6)) {
-      return absl::ResourceExhaustedError(StrCat("rank ", to, " has left ", unread(), " messages unread for ", seconds,
-                                                 " seconds; it is stuck or far too slow"));
+      return absl::UnavailableError(StrCat("rank ", to, " has left ", unread(), " messages unread for ", seconds,
+                                           " seconds; it is stuck or far too slow"));
     }
     backoff.Pause();
   }

@@ -56,7 +56,7 @@ class Outbox {
   absl::Status Send(MPI_Comm comm, int to, int tag, std::span<const std::byte> bytes, bool with_length);
   // Frees what has been read.
   absl::Status Reap();
-  // Waits until fewer than `limit` messages are unread. Errors: kResourceExhausted after `seconds` (0: wait for ever).
+  // Waits until fewer than `limit` messages are unread. Errors: kUnavailable after `seconds` (0: wait for ever).
   absl::Status WaitBelow(const BackoffPolicy& policy, int limit, double seconds, int to);
   // Messages, not pieces.
   int unread() const { return static_cast<int>(std::count(is_last_.begin(), is_last_.end(), true)); }
@@ -77,6 +77,7 @@ struct MpiWorld::Impl {
   int size = 1;
   int local_rank = 0;
   int local_size = 1;
+  int core_sharers = 1;
   BackoffPolicy policy;
   WorldLimits limits;
   std::vector<Outbox> outboxes;  // By receiver.

@@ -1,5 +1,8 @@
 #include "parallel/mpi_world.h"
 
+#include <sched.h>
+#include <unistd.h>
+
 #include <algorithm>
 #include <cstdlib>
 #include <cstring>
@@ -14,7 +17,8 @@
 namespace shoal {
 namespace {
 
-constexpr double kFinalizeSecondsMax = 30.0;
+constexpr double kFinalizeSecondsMax = 15.0;
+constexpr unsigned kAbortSecondsMax = 5;
 
 bool MpiRuns() {
   int started = 0;
@@ -72,6 +76,18 @@ absl::StatusOr<std::vector<std::byte>> TakeMessage(const MpiWorld::Impl& impl, C
   return bytes;
 }
 
+absl::Status CountCoreSharers(MPI_Comm local, MpiWorld::Impl& impl) {
+  cpu_set_t mine;
+  CPU_ZERO(&mine);
+  if (sched_getaffinity(0, sizeof(mine), &mine) != 0) CPU_ZERO(&mine);  // All that fail share what there is.
+  std::vector<cpu_set_t> all(impl.local_size);
+  RETURN_IF_ERROR(MpiStatus(MPI_Allgather(&mine, sizeof(mine), MPI_BYTE, all.data(), sizeof(mine), MPI_BYTE, local),
+                            "MPI_Allgather"));
+  const auto same = [&](const cpu_set_t& set) { return CPU_EQUAL(&set, &mine) != 0; };
+  impl.core_sharers = static_cast<int>(std::count_if(all.begin(), all.end(), same));
+  return absl::OkStatus();
+}
+
 absl::Status FindPlace(MpiWorld::Impl& impl) {
   RETURN_IF_ERROR(MpiStatus(MPI_Comm_set_errhandler(MPI_COMM_WORLD, MPI_ERRORS_RETURN), "MPI_Comm_set_errhandler"));
   RETURN_IF_ERROR(MpiStatus(MPI_Comm_dup(MPI_COMM_WORLD, &impl.comm), "MPI_Comm_dup"));
@@ -83,12 +99,14 @@ absl::Status FindPlace(MpiWorld::Impl& impl) {
                             "MPI_Comm_split_type"));
   RETURN_IF_ERROR(MpiStatus(MPI_Comm_rank(local, &impl.local_rank), "MPI_Comm_rank"));
   RETURN_IF_ERROR(MpiStatus(MPI_Comm_size(local, &impl.local_size), "MPI_Comm_size"));
+  RETURN_IF_ERROR(CountCoreSharers(local, impl));
   return MpiStatus(MPI_Comm_free(&local), "MPI_Comm_free");
 }
 
 }  // namespace
 
 void AbortWorld(int code) {
+  alarm(kAbortSecondsMax);  // Should MPI be stuck itself: mpirun ends the others when this process dies.
   if (MpiRuns()) MPI_Abort(MPI_COMM_WORLD, code);
   std::_Exit(code);
 }
@@ -149,6 +167,7 @@ int MpiWorld::rank() const { return impl_->rank; }
 int MpiWorld::size() const { return impl_->size; }
 int MpiWorld::local_rank() const { return impl_->local_rank; }
 int MpiWorld::local_size() const { return impl_->local_size; }
+int MpiWorld::core_sharers() const { return impl_->core_sharers; }
 
 absl::Status MpiWorld::Send(int to, Channel channel, std::span<const std::byte> bytes) {
   SHOAL_CHECK(to >= 0 && to < impl_->size && to != impl_->rank);

@@ -12,8 +12,8 @@
 
 namespace shoal {
 
-// Ends every process of the job at once with this exit code, from any state. For the error paths of a rank: returning
-// from main instead would leave the others waiting. Exits only this process if MPI is not running.
+// Ends every process of the job at once with this exit code, from any state and any thread. For the error paths of a
+// rank: returning from main instead would leave the others waiting. Exits only this process if MPI is not running.
 [[noreturn]] void AbortWorld(int code);
 
 // One per process; the thread that creates it is the only one that may use it. Communicators made from it must be
@@ -29,8 +29,11 @@ class MpiWorld : public World {
   MpiWorld& operator=(const MpiWorld&) = delete;
 
   // Waits for all ranks to come here, then stops MPI. Collective; a second call does nothing.
-  // Errors: kDeadlineExceeded if some rank does not come, or leaves messages unread, for half a minute.
+  // Errors: kDeadlineExceeded if some rank does not come, or leaves messages unread, for 15 seconds.
   absl::Status Finalize();
+
+  // Ranks of this host, this one included, that may run on exactly the cores that this one may run on.
+  int core_sharers() const;
 
   int rank() const override;
   int size() const override;

@@ -39,8 +39,8 @@ class ThreadPost {
     if (seconds <= 0) {
       boxes_[from].wake.wait(lock, room);
     } else if (!boxes_[from].wake.wait_for(lock, std::chrono::duration<double>(seconds), room)) {
-      return absl::ResourceExhaustedError(StrCat("rank ", to, " has left ", queue.size(), " messages unread for ",
-                                                 seconds, " seconds; it is stuck or far too slow"));
+      return absl::UnavailableError(StrCat("rank ", to, " has left ", queue.size(), " messages unread for ", seconds,
+                                           " seconds; it is stuck or far too slow"));
     }
     RETURN_IF_ERROR(aborted_);
     queue.push_back(std::move(copy));

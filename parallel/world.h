@@ -25,7 +25,7 @@ struct WorldLimits {
 };
 
 // Used by one thread per process. Waiting must not burn a core: implementations test and back off (short spin, yield,
-// then sleeps that grow to about a millisecond), so an idle rank stays well under 2 % of a core.
+// then sleeps that grow to 2.5 milliseconds), so an idle rank stays well under 2 % of a core.
 class World {
  public:
   virtual ~World() = default;
@@ -36,7 +36,7 @@ class World {
 
   // Queues a message; returns once `bytes` may be reused, without waiting for the receiver. Messages of one
   // (sender, receiver, channel) arrive in order. `to` may not be this rank.
-  // Errors: kResourceExhausted if the receiver has left a bounded number of messages unread for too long.
+  // Errors: kUnavailable if the receiver has left a bounded number of messages unread for too long.
   virtual absl::Status Send(int to, Channel channel, std::span<const std::byte> bytes) = 0;
 
   // Waits for the next message from `from` on `channel`.
@@ -56,6 +56,29 @@ class World {
 // OK on every rank if all ranks passed OK; else the first rank's error ("rank 2: ..."), on every rank. Collective, so
 // that no rank waits for one that failed.
 absl::Status AgreeOn(World& world, const absl::Status& mine);
+
+// AgreeOn for a phase that takes long and ends at another time on every rank: rank 0 hears of a failure at once, so
+// that nobody need wait for the ranks that still work. Uses Channel::kControl. Every rank makes one, calls Report()
+// when its part is done, and then AgreeOn(), unless rank 0 has ended the job.
+class PhaseReports {
+ public:
+  explicit PhaseReports(World& world) : world_(world), missing_(world.size() - 1) {}
+
+  // How this rank's part ended. Errors: of the world.
+  absl::Status Report(const absl::Status& mine);
+
+  // Rank 0, now and then while it works: the first failure that is known ("rank 2: ..."), else OK.
+  absl::Status Look();
+
+  // Rank 0, after its own Report(): waits until all ranks have reported, at most `patience_seconds` once a failure is
+  // known. OK if all have, whatever they reported; else that failure: some rank still works, so the job must be ended.
+  absl::Status WaitForAll(double patience_seconds);
+
+ private:
+  World& world_;
+  int missing_;  // Reports that rank 0 still waits for.
+  absl::Status failure_;
+};
 
 // Checks a partition of the ranks into groups before communicators are made of them: every rank gives the list of its
 // own group, and all members of a group must give the same one. Collective, with the same verdict on every rank.

@@ -1,5 +1,8 @@
 #include "server/config.h"
 
+#include <arpa/inet.h>
+#include <netinet/in.h>
+
 #include <cmath>
 #include <filesystem>
 #include <limits>
@@ -53,7 +56,15 @@ class Checker {
   TextConfig* text_;
 };
 
-bool IsLoopback(std::string_view host) { return host == "localhost" || host == "::1" || host.substr(0, 4) == "127."; }
+// An address of this machine alone. Of names only "localhost": any other, "127.example.com" too, can be made to lead
+// elsewhere.
+bool IsLoopback(const std::string& host) {
+  in_addr v4;
+  if (inet_pton(AF_INET, host.c_str(), &v4) == 1) return ntohl(v4.s_addr) >> 24 == IN_LOOPBACKNET;
+  in6_addr v6;
+  if (inet_pton(AF_INET6, host.c_str(), &v6) == 1) return IN6_IS_ADDR_LOOPBACK(&v6);
+  return host == "localhost";
+}
 
 constexpr std::string_view kRemoteRefused =
     "is not a loopback address; there is no TLS yet, so set allow_insecure_remote: true if everybody who can reach it "
@@ -202,7 +213,7 @@ absl::StatusOr<ListenAddress> ParseListenAddress(std::string_view text) {
     return bad("whose port is not a number from 0 to 65535");
   }
   address.host = std::string(host);
-  address.loopback = IsLoopback(host);
+  address.loopback = IsLoopback(address.host);
   return address;
 }
 

@@ -5,7 +5,6 @@
 #include <sys/prctl.h>
 
 #include <algorithm>
-#include <atomic>
 #include <chrono>
 #include <cstdio>
 #include <memory>
@@ -13,6 +12,7 @@
 #include <optional>
 #include <span>
 #include <string>
+#include <string_view>
 #include <thread>
 #include <utility>
 #include <vector>
@@ -34,7 +34,11 @@
 #include "parallel/mpi_world.h"
 #include "parallel/plan.h"
 #include "parallel/plan_text.h"
+#include "parallel/world.h"
+#include "server/command_line.h"
 #include "server/config.h"
+#include "server/exit_code.h"
+#include "server/job_watch.h"
 #include "server/port.h"
 #include "server/server.h"
 #include "server/wiring.h"
@@ -44,76 +48,28 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-// Exit codes: 0 drained, and these.
-constexpr int kExitFault = 1;
-constexpr int kExitRefused = 2;
-constexpr int kExitMemory = 3;
-constexpr int kExitPort = 4;
+// How long a rank that failed waits for the others to come to the end of the phase by themselves.
+constexpr double kPatienceSeconds = 1;
 
-constexpr char kHelp[] =
-    R"(shoal-server: one rank of a Shoal server. Started by mpirun, one process per device:
-
-  mpirun -n 2 shoal-server --config configs/demo_tp2.textproto
-
-Options:
-  --config FILE        deployment in protobuf text format (proto/shoal/v1/config.proto); required
-  --listen HOST:PORT   address of the gRPC front end of rank 0, in place of the configuration's
-  --help               this text
-
-Rank 0 prints a line "ready: ..." once requests are served. SIGTERM to rank 0, or `shoal drain`, lets running requests
-finish and ends all ranks with exit code 0. Other exit codes: 1 fault, 2 configuration, model or plan refused,
-3 not enough memory, 4 port in use.
-)";
-
-struct Arguments {
-  std::string config;
-  std::string listen;
-  bool help = false;
+// What turns text into ids and back.
+struct TextModel {
+  std::unique_ptr<Tokenizer> tokenizer;
+  std::unique_ptr<ChatTemplate> chat;  // Null if the model has none.
 };
 
-absl::StatusOr<Arguments> ParseArguments(int argc, char** argv) {
-  Arguments arguments;
-  for (int i = 1; i < argc; ++i) {
-    const std::string name = argv[i];
-    if (name == "--help" || name == "-h") {
-      arguments.help = true;
-      continue;
-    }
-    std::string* value = name == "--config" ? &arguments.config : name == "--listen" ? &arguments.listen : nullptr;
-    if (value == nullptr) {
-      return absl::InvalidArgumentError(StrCat("unknown argument '", name, "'; see shoal-server --help"));
-    }
-    if (++i >= argc) return absl::InvalidArgumentError(StrCat(name, " needs a value; see shoal-server --help"));
-    *value = argv[i];
-  }
-  if (!arguments.help && arguments.config.empty()) {
-    return absl::InvalidArgumentError("--config FILE is missing; see shoal-server --help");
-  }
-  return arguments;
-}
-
-int ExitCode(const absl::Status& status) {
-  switch (status.code()) {
-    case absl::StatusCode::kOk:
-      return 0;
-    case absl::StatusCode::kResourceExhausted:
-      return kExitMemory;
-    case absl::StatusCode::kAlreadyExists:
-      return kExitPort;
-    case absl::StatusCode::kInvalidArgument:
-    case absl::StatusCode::kNotFound:
-    case absl::StatusCode::kPermissionDenied:
-    case absl::StatusCode::kUnimplemented:
-    case absl::StatusCode::kFailedPrecondition:
-      return kExitRefused;
-    default:
-      return kExitFault;
-  }
+absl::StatusOr<TextModel> LoadTextModel(const std::string& model_dir) {
+  TextModel text;
+  ASSIGN_OR_RETURN(text.tokenizer, Tokenizer::Load(model_dir));
+  absl::StatusOr<std::unique_ptr<ChatTemplate>> chat = ChatTemplate::Load(model_dir);
+  if (!chat.ok() && !absl::IsNotFound(chat.status())) return chat.status();
+  if (chat.ok()) text.chat = *std::move(chat);
+  return text;
 }
 
 // What every rank needs to run steps. Destroyed in reverse order: the device last but for the world.
 struct Rank {
   ModelConfig model;
+  TextModel text;  // Rank 0 only.
   Plan plan;
   std::unique_ptr<Communicator> tp;
   std::unique_ptr<Communicator> pipeline;
@@ -141,6 +97,10 @@ absl::Status MakePlanForAll(MpiWorld& world, const Config& config, Rank& rank) {
     ASSIGN_OR_RETURN(const std::optional<FormatPlan> prepared, PreparedFormats(config.model_dir));
     ASSIGN_OR_RETURN(const PlanRequest request, MakePlanRequest(config, rank.model, world.size(), prepared));
     ASSIGN_OR_RETURN(rank.plan, MakePlan(request));
+    // Here, so that what is wrong with it is said before the weights are read.
+    if (world.rank() == 0) {
+      ASSIGN_OR_RETURN(rank.text, LoadTextModel(config.model_dir));
+    }
     return absl::OkStatus();
   };
   RETURN_IF_ERROR(AgreeOn(world, local()));
@@ -152,73 +112,50 @@ absl::Status MakePlanForAll(MpiWorld& world, const Config& config, Rank& rank) {
   return absl::OkStatus();
 }
 
-// Cores this process may use, shared with the other ranks of the host.
+// Cores this process may use, shared with the other ranks of the host that may use the same.
 int ThreadsPerRank(const Config& config, const MpiWorld& world) {
   if (config.proto.threads() > 0) return config.proto.threads();
   cpu_set_t set;
   CPU_ZERO(&set);
   if (sched_getaffinity(0, sizeof(set), &set) != 0) return 1;
-  return std::max(1, CPU_COUNT(&set) / std::max(1, world.local_size()));
+  return std::max(1, CPU_COUNT(&set) / world.core_sharers());
+}
+
+// Ends the job although other ranks may be anywhere. Only one rank may come here, so that the reason is said once.
+[[noreturn]] void Abandon(const absl::Status& status) {
+  LogError(status.message());
+  AbortWorld(ExitCode(status));
+}
+
+absl::Status LoadRank(const MpiWorld& world, const Config& config, const LoadProgress& progress, Rank& rank) {
+  const RankPlan& mine = rank.plan.ranks[world.rank()];
+  const int64_t budget = mine.memory.budget == 0 ? 0 : mine.memory.budget - mine.memory.reserved;
+  ASSIGN_OR_RETURN(rank.device,
+                   CreateCpuDevice({.threads = ThreadsPerRank(config, world), .memory_budget = budget, .isa = ""}));
+  ASSIGN_OR_RETURN(DecoderWeights weights,
+                   LoadWeights(config.model_dir, rank.model, rank.plan, mine, *rank.device, progress));
+  ASSIGN_OR_RETURN(rank.runner, Runner::Create(rank.model, rank.plan, world.rank(), std::move(weights), *rank.device,
+                                               *rank.tp, *rank.pipeline));
+  return absl::OkStatus();
 }
 
 absl::Status LoadForAll(MpiWorld& world, const Config& config, Rank& rank) {
-  const RankPlan& mine = rank.plan.ranks[world.rank()];
-  const auto local = [&]() -> absl::Status {
-    const int64_t budget = mine.memory.budget == 0 ? 0 : mine.memory.budget - mine.memory.reserved;
-    ASSIGN_OR_RETURN(rank.device,
-                     CreateCpuDevice({.threads = ThreadsPerRank(config, world), .memory_budget = budget, .isa = ""}));
-    Clock::time_point last_report = Clock::now();
-    const auto progress = [&](int64_t done, int64_t total) {
-      const Clock::time_point now = Clock::now();
-      if (world.rank() != 0 || now - last_report < std::chrono::seconds(2)) return;
-      last_report = now;
-      LogInfo("loading ", config.model_dir, ": ", done * 100 / std::max<int64_t>(total, 1), " %");
-    };
-    ASSIGN_OR_RETURN(DecoderWeights weights,
-                     LoadWeights(config.model_dir, rank.model, rank.plan, mine, *rank.device, progress));
-    ASSIGN_OR_RETURN(rank.runner, Runner::Create(rank.model, rank.plan, world.rank(), std::move(weights), *rank.device,
-                                                 *rank.tp, *rank.pipeline));
-    return absl::OkStatus();
+  PhaseReports reports(world);
+  Clock::time_point last_report = Clock::now();
+  const auto progress = [&](int64_t done, int64_t total) {
+    if (world.rank() != 0) return;
+    if (const absl::Status failure = reports.Look(); !failure.ok()) Abandon(failure);
+    const Clock::time_point now = Clock::now();
+    if (now - last_report < std::chrono::seconds(2)) return;
+    last_report = now;
+    LogInfo("loading ", config.model_dir, ": ", done * 100 / std::max<int64_t>(total, 1), " %");
   };
-  return AgreeOn(world, local());
-}
-
-sigset_t DrainSignals() {
-  sigset_t set;
-  sigemptyset(&set);
-  sigaddset(&set, SIGTERM);
-  sigaddset(&set, SIGINT);
-  return set;
-}
-
-// Turns SIGTERM and SIGINT, blocked in every thread, into a drain.
-class SignalDrain {
- public:
-  explicit SignalDrain(ShoalServer& server)
-      : thread_([this, &server] {
-          const sigset_t set = DrainSignals();
-          const timespec look{0, 100'000'000};
-          while (!stop_) {
-            if (sigtimedwait(&set, nullptr, &look) > 0) {
-              LogInfo("draining: signal received");
-              server.Drain();
-            }
-          }
-        }) {}
-  ~SignalDrain() {
-    stop_ = true;
-    thread_.join();
+  const absl::Status mine = LoadRank(world, config, progress, rank);
+  RETURN_IF_ERROR(reports.Report(mine));
+  if (world.rank() == 0) {
+    if (const absl::Status failure = reports.WaitForAll(kPatienceSeconds); !failure.ok()) Abandon(failure);
   }
-
- private:
-  std::atomic<bool> stop_ = false;
-  std::thread thread_;
-};
-
-// `how`: SIG_BLOCK or SIG_UNBLOCK, for this thread and those it starts.
-void MaskDrainSignals(int how) {
-  const sigset_t set = DrainSignals();
-  pthread_sigmask(how, &set, nullptr);
+  return AgreeOn(world, mine);
 }
 
 // Every rank's memory as its device counts it, for GetLoads and GetPlan. Collective.
@@ -246,23 +183,9 @@ absl::StatusOr<std::vector<v1::RankMemory>> GatherMemory(MpiWorld& world, const 
   return memory;
 }
 
-// What turns text into ids and back.
-struct TextModel {
-  std::unique_ptr<Tokenizer> tokenizer;
-  std::unique_ptr<ChatTemplate> chat;  // Null if the model has none.
-};
-
-absl::StatusOr<TextModel> LoadTextModel(const std::string& model_dir) {
-  TextModel text;
-  ASSIGN_OR_RETURN(text.tokenizer, Tokenizer::Load(model_dir));
-  absl::StatusOr<std::unique_ptr<ChatTemplate>> chat = ChatTemplate::Load(model_dir);
-  if (!chat.ok() && !absl::IsNotFound(chat.status())) return chat.status();
-  if (chat.ok()) text.chat = *std::move(chat);
-  return text;
-}
-
 ServingModel MakeServingModel(const Config& config, const Rank& rank, const std::vector<v1::RankMemory>& memory,
-                              const TextModel& text, EngineClient& engine) {
+                              EngineClient& engine) {
+  const TextModel& text = rank.text;
   ServingModel serving;
   serving.engine = &engine;
   serving.tokenizer = text.tokenizer.get();
@@ -276,36 +199,29 @@ ServingModel MakeServingModel(const Config& config, const Rank& rank, const std:
 
 double SecondsSince(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
 
-absl::Status RunFrontEnd(MpiWorld& world, const Config& config, Rank& rank, Clock::time_point started) {
+absl::Status RunFrontEnd(MpiWorld& world, const Config& config, Rank& rank, Clock::time_point started,
+                         JobWatch& watch) {
   ASSIGN_OR_RETURN(const std::vector<v1::RankMemory> memory, GatherMemory(world, rank));
   WorldExecutor executor(world, rank.plan, *rank.runner);
   const std::unique_ptr<Engine> engine = CreateEngine(
       MakeEngineOptions(config, rank.plan.kv_blocks, rank.plan.max_context, rank.model.shape.vocab), executor);
-  TextModel text;
-  std::unique_ptr<ShoalServer> server;
-  const auto listen = [&]() -> absl::Status {
-    ASSIGN_OR_RETURN(text, LoadTextModel(config.model_dir));
-    ASSIGN_OR_RETURN(
-        server, ShoalServer::Start(MakeServerOptions(config), MakeServingModel(config, rank, memory, text, *engine)));
-    return absl::OkStatus();
-  };
-  RETURN_IF_ERROR(AgreeOn(world, listen()));
-  const SignalDrain signals(*server);
+  absl::StatusOr<std::unique_ptr<ShoalServer>> listening =
+      ShoalServer::Start(MakeServerOptions(config), MakeServingModel(config, rank, memory, *engine));
+  RETURN_IF_ERROR(AgreeOn(world, listening.status()));
+  const std::unique_ptr<ShoalServer> server = *std::move(listening);
+  watch.Serving(server.get());
   server->SetReady();
   LogInfo("ready: ", config.served_model_name, " on ", server->address().ToString(), ", ", world.size(),
           world.size() == 1 ? " rank, " : " ranks, ", rank.plan.kv_tokens(), " tokens of KV cache, ",
           rank.device->description(), ", after ", static_cast<int>(SecondsSince(started) * 1000), " ms");
   const absl::Status status = engine->Run();
+  watch.Ended();
   server->Shutdown(/*grace_seconds=*/status.ok() ? 5 : 1);
-  if (!status.ok()) {
-    // Some rank is gone or broken: waiting for it would hang.
-    LogError(status.message());
-    AbortWorld(ExitCode(status));
-  }
+  if (!status.ok()) Abandon(status);  // Some rank is gone or broken: waiting for it would hang.
   return status;
 }
 
-absl::Status RunRank(MpiWorld& world, const Arguments& arguments, Clock::time_point started) {
+absl::Status RunRank(MpiWorld& world, const CommandLine& arguments, Clock::time_point started, JobWatch* watch) {
   Config config;
   const auto read = [&]() -> absl::Status {
     ASSIGN_OR_RETURN(config, LoadConfig(arguments.config));
@@ -317,7 +233,7 @@ absl::Status RunRank(MpiWorld& world, const Arguments& arguments, Clock::time_po
   Rank rank;
   RETURN_IF_ERROR(MakePlanForAll(world, config, rank));
   RETURN_IF_ERROR(LoadForAll(world, config, rank));
-  if (world.rank() == 0) return RunFrontEnd(world, config, rank, started);
+  if (world.rank() == 0) return RunFrontEnd(world, config, rank, started, *watch);
   RETURN_IF_ERROR(GatherMemory(world, rank).status());
   RETURN_IF_ERROR(AgreeOn(world, absl::OkStatus()));  // With rank 0's front end.
   const absl::Status status = RunWorkerLoop(world, *rank.runner);
@@ -332,15 +248,15 @@ absl::Status RunRank(MpiWorld& world, const Arguments& arguments, Clock::time_po
 
 int Main(int argc, char** argv) {
   const Clock::time_point started = Clock::now();
-  const absl::StatusOr<Arguments> arguments = ParseArguments(argc, argv);
+  const absl::StatusOr<CommandLine> arguments = ParseCommandLine(argc, argv);
   if (arguments.ok() && arguments->help) {
-    std::fputs(kHelp, stdout);
+    std::fputs(kServerHelp, stdout);
     return 0;
   }
   prctl(PR_SET_PDEATHSIG, SIGKILL);  // No rank outlives its mpirun.
   signal(SIGPIPE, SIG_IGN);
   // Before any thread starts, MPI's own included: a signal goes to whichever thread does not block it.
-  MaskDrainSignals(SIG_BLOCK);
+  BlockEndSignals();
   absl::StatusOr<std::unique_ptr<MpiWorld>> world = MpiWorld::Create(&argc, &argv);
   if (!world.ok()) {
     LogError(world.status().message());
@@ -348,10 +264,18 @@ int Main(int argc, char** argv) {
   }
   SetLogRank((*world)->rank());
   // Other ranks keep the default action: mpirun's SIGTERM ends them at once.
-  if ((*world)->rank() != 0) MaskDrainSignals(SIG_UNBLOCK);
+  std::optional<JobWatch> watch;
+  if ((*world)->rank() != 0) {
+    UnblockEndSignals();
+  } else {
+    watch.emplace([](std::string_view why) {
+      LogError(why);
+      AbortWorld(kExitFault);
+    });
+  }
   absl::Status status = AgreeOn(**world, arguments.status());
   const bool started_up = status.ok();
-  if (started_up) status = RunRank(**world, *arguments, started);
+  if (started_up) status = RunRank(**world, *arguments, started, watch ? &*watch : nullptr);
   if (!status.ok() && (*world)->rank() == 0) LogError(status.message());
   const absl::Status finalized = (*world)->Finalize();
   if (!finalized.ok()) AbortWorld(kExitFault);

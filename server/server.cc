@@ -1,6 +1,7 @@
 #include "server/server.h"
 
 #include <chrono>
+#include <cmath>
 #include <mutex>
 #include <thread>
 #include <utility>
@@ -20,6 +21,8 @@
 
 namespace shoal {
 namespace {
+
+using Clock = std::chrono::steady_clock;
 
 constexpr int kHandshakeMs = 2000;
 // A client that froze is noticed after time + timeout. Shorter ones also kill healthy clients that are busy.
@@ -80,12 +83,21 @@ class GrpcServer final : public ShoalServer {
   }
 
   void Drain(double deadline_seconds) override {
+    if (deadline_seconds < 0) deadline_seconds = serving_.drain_seconds;
     {
       std::lock_guard lock(mutex_);
       if (shut_down_) return;
       SetHealth(false);
+      // As in the engine, the first call counts.
+      if (!drain_deadline_)
+        drain_deadline_ = Clock::now() + std::chrono::milliseconds(std::llround(deadline_seconds * 1e3));
     }
-    serving_.Drain(deadline_seconds < 0 ? serving_.drain_seconds : deadline_seconds);
+    serving_.Drain(deadline_seconds);
+  }
+
+  std::optional<Clock::time_point> drain_deadline() const override {
+    std::lock_guard lock(mutex_);
+    return drain_deadline_;
   }
 
   void Shutdown(double grace_seconds) override {
@@ -95,7 +107,6 @@ class GrpcServer final : public ShoalServer {
       SetHealth(false);
       serving_.draining = true;
     }
-    using Clock = std::chrono::steady_clock;
     const auto until = Clock::now() + std::chrono::duration<double>(grace_seconds);
     while (serving_.streams.size() > 0 && Clock::now() < until)
       std::this_thread::sleep_for(std::chrono::milliseconds(2));
@@ -119,7 +130,8 @@ class GrpcServer final : public ShoalServer {
   Serving serving_;
   InferenceService inference_;
   AdminService admin_;
-  std::mutex mutex_;  // Orders changes of health, so that a late SetReady cannot hide a drain.
+  mutable std::mutex mutex_;  // Orders changes of health, so that a late SetReady cannot hide a drain.
+  std::optional<Clock::time_point> drain_deadline_;
   bool shut_down_ = false;
   std::unique_ptr<grpc::Server> server_;
 };

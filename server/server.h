@@ -1,7 +1,9 @@
 // The gRPC server of rank 0.
 #pragma once
 
+#include <chrono>
 #include <memory>
+#include <optional>
 #include <string>
 
 #include "absl/status/status.h"
@@ -41,8 +43,11 @@ class ShoalServer {
   // have. Returns at once; a negative deadline stands for the configured one.
   virtual void Drain(double deadline_seconds = -1) = 0;
 
+  // When the drain that has begun should be over; nothing before.
+  virtual std::optional<std::chrono::steady_clock::time_point> drain_deadline() const = 0;
+
   // Gives streams `grace_seconds` to flush what they have, ends the others with UNAVAILABLE and closes the port.
-  // Returns within about grace_seconds + 1. To be called after the engine has ended.
+  // Returns within about grace_seconds + 1. To be called after the engine has ended, or is given up.
   virtual void Shutdown(double grace_seconds) = 0;
 
   // With the port that was really taken.

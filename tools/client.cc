@@ -11,6 +11,7 @@
 #include "grpcpp/create_channel.h"
 #include "grpcpp/security/credentials.h"
 #include "proto/shoal/v1/inference.grpc.pb.h"
+#include "server/config.h"
 
 namespace shoal {
 namespace {
@@ -59,6 +60,9 @@ absl::StatusOr<std::unique_ptr<Client>> Client::Connect(const std::string& addre
   gpr_set_log_function([](gpr_log_func_args*) {});  // Our own messages say what went wrong.
   grpc::ChannelArguments arguments;
   arguments.SetMaxReceiveMessageSize(-1);
+  // gRPC would ask the proxy of the environment even for this machine.
+  const absl::StatusOr<ListenAddress> parsed = ParseListenAddress(address);
+  if (parsed.ok() && parsed->loopback) arguments.SetInt(GRPC_ARG_ENABLE_HTTP_PROXY, 0);
   auto channel = grpc::CreateCustomChannel(address, grpc::InsecureChannelCredentials(), arguments);
   const auto until = SystemClock::now() + kConnectTimeout;
   while (true) {

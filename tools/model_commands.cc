@@ -44,8 +44,8 @@ absl::Status RunPlan(const Arguments& arguments) {
   if (ranks == 0) ranks = config.planned_ranks();
   if (ranks == 0 && config.memory_budget.size() > 1) ranks = static_cast<int>(config.memory_budget.size());
   if (ranks == 0) {
-    return UsageError(absl::InvalidArgumentError(
-        StrCat(config.path, ": the plan is automatic, so say for how many ranks: --ranks N")));
+    ranks = 1;
+    std::fputs("note: the plan is automatic; this is the one for 1 rank, --ranks N shows others\n", stderr);
   }
   ASSIGN_OR_RETURN(const ModelConfig model, ConfigForPlan(config));
   std::optional<FormatPlan> prepared;
@@ -152,7 +152,7 @@ std::vector<Command> ModelCommands() {
        "is\n"
        "planned from that shape.",
        {{"config", "FILE", "deployment, as for shoal-server", FlagKind::kText, true},
-        {"ranks", "N", "number of ranks; default: those of the configuration's stages"},
+        {"ranks", "N", "number of ranks; default: that of the stages or of the budgets, else 1"},
         {"json", "", "print JSON", FlagKind::kSwitch}},
        RunPlan},
       {"tokenize",

@@ -157,7 +157,7 @@ TEST_P(WorldConformanceTest, SendGivesUpOnAReceiverThatDoesNotRead) {
     if (world.rank() == 0 && world.size() > 1) {
       for (int i = 0; i < kTestLimits.unread_messages_max; ++i) ASSERT_TRUE(world.Send(1, Channel::kPlan, bytes).ok());
       const absl::Status refused = world.Send(1, Channel::kPlan, bytes);
-      EXPECT_EQ(refused.code(), absl::StatusCode::kResourceExhausted) << refused;
+      EXPECT_EQ(refused.code(), absl::StatusCode::kUnavailable) << refused;
       EXPECT_THAT(refused.message(), HasSubstr("rank 1 has left 40 messages unread"));
     }
     ASSERT_TRUE(AgreeOn(world, absl::OkStatus()).ok());
@@ -168,6 +168,46 @@ TEST_P(WorldConformanceTest, SendGivesUpOnAReceiverThatDoesNotRead) {
       EXPECT_FALSE(more->has_value()) << "the refused message was sent";
     }
     ASSERT_TRUE(AgreeOn(world, absl::OkStatus()).ok());
+  });
+}
+
+TEST_P(WorldConformanceTest, ReportsOfAPhaseTellRank0OfAFailureWhileOthersStillWork) {
+  Run([](RankUnderTest& rank) {
+    World& world = rank.world;
+    const int last = world.size() - 1;
+    if (last < 2) return;
+    PhaseReports reports(world);
+    if (world.rank() == 0) {
+      // Rank 1 still works: it reports only after rank 0 has given up on it.
+      absl::Status seen;
+      for (int i = 0; i < 20000 && seen.ok(); ++i) {
+        seen = reports.Look();
+        usleep(100);
+      }
+      EXPECT_EQ(seen, absl::NotFoundError(StrCat("rank ", last, ": no such file")));
+      ASSERT_TRUE(reports.Report(absl::OkStatus()).ok());
+      EXPECT_EQ(reports.WaitForAll(0.05), seen);
+      for (int to = 1; to <= last; ++to) ASSERT_TRUE(world.Send(to, Channel::kPlan, {}).ok());
+      EXPECT_TRUE(reports.WaitForAll(20).ok());
+    } else {
+      const auto wait = [&] { ASSERT_TRUE(world.Receive(0, Channel::kPlan).ok()); };
+      if (world.rank() == 1) wait();
+      const bool failed = world.rank() == last;
+      ASSERT_TRUE(reports.Report(failed ? absl::NotFoundError("no such file") : absl::OkStatus()).ok());
+      if (world.rank() != 1) wait();
+    }
+    ASSERT_TRUE(AgreeOn(world, absl::OkStatus()).ok());
+  });
+}
+
+TEST_P(WorldConformanceTest, ReportsOfAPhaseThatAllEndLeaveTheVerdictToAgreeOn) {
+  Run([](RankUnderTest& rank) {
+    World& world = rank.world;
+    PhaseReports reports(world);
+    const absl::Status mine = absl::DataLossError(StrCat("of ", world.rank()));
+    ASSERT_TRUE(reports.Report(mine).ok());
+    if (world.rank() == 0) EXPECT_TRUE(reports.WaitForAll(20).ok());
+    EXPECT_EQ(AgreeOn(world, mine), absl::DataLossError("rank 0: of 0"));
   });
 }
 

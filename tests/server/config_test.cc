@@ -233,6 +233,18 @@ TEST(ConfigTest, ARemoteAddressNeedsConsent) {
   EXPECT_EQ(config->listen.port, 0);
 }
 
+TEST(ConfigTest, OnlyAddressesOfThisMachineAreLoopback) {
+  for (const char* text : {"127.0.0.1:1", "127.255.3.4:1", "[::1]:1", "[0:0:0:0:0:0:0:1]:1", "localhost:1"}) {
+    EXPECT_TRUE(ParseListenAddress(text)->loopback) << text;
+  }
+  for (const char* text : {"127.evil.com:1", "127.0.0.1.evil.com:1", "localhost.evil.com:1", "128.0.0.1:1", "0.0.0.0:1",
+                           "[::]:1", "[::2]:1", "127.:1"}) {
+    const absl::StatusOr<ListenAddress> address = ParseListenAddress(text);
+    ASSERT_TRUE(address.ok()) << address.status();
+    EXPECT_FALSE(address->loopback) << text;
+  }
+}
+
 TEST(ConfigTest, SizesHaveBinaryAndDecimalUnits) {
   EXPECT_EQ(*ParseBytes("0"), 0);
   EXPECT_EQ(*ParseBytes("12B"), 12);
