@@ -55,9 +55,11 @@ std::string MarkControlTokens(std::string_view content, const std::vector<Contro
   return out;
 }
 
-// Says which field of the request it was.
-absl::Status InMessages(const absl::Status& status) {
-  return absl::Status(status.code(), StrCat("messages: ", std::string(status.message())));
+// Says which field of the request it was. What is beyond a limit now would be so the next time: the request is wrong,
+// not the moment.
+absl::Status InField(std::string_view field, const absl::Status& status) {
+  const absl::StatusCode code = absl::IsResourceExhausted(status) ? absl::StatusCode::kInvalidArgument : status.code();
+  return absl::Status(code, StrCat(field, ": ", std::string(status.message())));
 }
 
 // Splits at the template's own control tokens; everything between them is plain text once the marks are gone.
@@ -92,7 +94,7 @@ absl::StatusOr<std::vector<int32_t>> EncodeMarked(std::string_view rendered, con
 absl::StatusOr<std::vector<int32_t>> EncodeChat(const PromptChat& chat, const Tokenizer& tokenizer,
                                                 const ChatRenderer& render) {
   if (!render) {
-    return absl::InvalidArgumentError("messages: the model has no chat template; send text or token_ids instead");
+    return absl::InvalidArgumentError("the model has no chat template; send text or token_ids instead");
   }
   const std::vector<ControlToken> tokens = ControlTokens(tokenizer);
   bool hostile = false;
@@ -101,9 +103,8 @@ absl::StatusOr<std::vector<int32_t>> EncodeChat(const PromptChat& chat, const To
     for (const ControlToken& token : tokens) hostile = hostile || absl::StrContains(message.content, token.text);
   }
   if (!hostile) {
-    const absl::StatusOr<std::string> rendered = render(chat);
-    if (!rendered.ok()) return InMessages(rendered.status());
-    return tokenizer.Encode(*rendered, {.add_special_tokens = false, .parse_special = true});
+    ASSIGN_OR_RETURN(const std::string rendered, render(chat));
+    return tokenizer.Encode(rendered, {.add_special_tokens = false, .parse_special = true});
   }
   // A mark that no message has itself.
   std::string mark;
@@ -117,15 +118,14 @@ absl::StatusOr<std::vector<int32_t>> EncodeChat(const PromptChat& chat, const To
     }
   }
   if (mark.empty()) {
-    return absl::InvalidArgumentError("messages: content uses every Unicode noncharacter; remove U+FDD0 to U+FDEF");
+    return absl::InvalidArgumentError("content uses every Unicode noncharacter; remove U+FDD0 to U+FDEF");
   }
   PromptChat marked = chat;
   for (PromptMessage& message : marked.messages) {
     if (IsFromOutside(message)) message.content = MarkControlTokens(message.content, tokens, mark);
   }
-  const absl::StatusOr<std::string> rendered = render(marked);
-  if (!rendered.ok()) return InMessages(rendered.status());
-  return EncodeMarked(*rendered, tokenizer, tokens, mark);
+  ASSIGN_OR_RETURN(const std::string rendered, render(marked));
+  return EncodeMarked(rendered, tokenizer, tokens, mark);
 }
 
 }  // namespace
@@ -133,11 +133,15 @@ absl::StatusOr<std::vector<int32_t>> EncodeChat(const PromptChat& chat, const To
 absl::StatusOr<std::vector<int32_t>> EncodePrompt(const PromptInput& input, const Tokenizer& tokenizer,
                                                   const ChatRenderer& render) {
   if (const auto* ids = std::get_if<std::vector<int32_t>>(&input)) return *ids;
-  if (const auto* chat = std::get_if<PromptChat>(&input)) return EncodeChat(*chat, tokenizer, render);
+  if (const auto* chat = std::get_if<PromptChat>(&input)) {
+    absl::StatusOr<std::vector<int32_t>> ids = EncodeChat(*chat, tokenizer, render);
+    if (!ids.ok()) return InField("messages", ids.status());
+    return ids;
+  }
   const auto& text = std::get<PromptText>(input);
   absl::StatusOr<std::vector<int32_t>> ids =
       tokenizer.Encode(text.text, {.add_special_tokens = text.add_special_tokens, .parse_special = true});
-  if (!ids.ok()) return absl::Status(ids.status().code(), StrCat("text: ", ids.status().message()));
+  if (!ids.ok()) return InField("text", ids.status());
   return ids;
 }
 

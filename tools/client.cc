@@ -59,6 +59,7 @@ absl::StatusOr<std::unique_ptr<Client>> Client::Connect(const std::string& addre
   gpr_set_log_function([](gpr_log_func_args*) {});  // Our own messages say what went wrong.
   grpc::ChannelArguments arguments;
   arguments.SetMaxReceiveMessageSize(-1);
+  arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);  // Channels to one address would share a connection.
   auto channel = grpc::CreateCustomChannel(address, grpc::InsecureChannelCredentials(), arguments);
   const auto until = SystemClock::now() + kConnectTimeout;
   while (true) {
