@@ -56,8 +56,8 @@ struct QuantizedRow {
   int8_t* group_offsets = nullptr;  // m, [cols / kWeightGroup], int4.
 };
 
-// scale = max |w| / 127; values = round-half-even(w * (127 / max |w|)), in [-127, 127]. False (and nothing written) if a
-// weight is not finite. Adds to `error` if that is not null.
+// scale = max |w| / 127; values = round-half-even(w * (127 / max |w|)), in [-127, 127]. False (and nothing written) if
+// a weight is not finite. Adds to `error` if that is not null.
 bool QuantizeRowInt8(std::span<const float> row, const QuantizedRow& out, QuantizationError* error);
 
 // Searches scale, n and m for a small squared error; |n * q + m| <= 127 for every stored q. The number of columns must

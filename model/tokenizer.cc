@@ -258,14 +258,22 @@ absl::StatusOr<std::vector<int32_t>> Tokenizer::Encode(std::string_view text, co
   return ids;
 }
 
-absl::StatusOr<std::string> Tokenizer::Decode(std::span<const int32_t> ids, bool skip_special_tokens) const {
+absl::StatusOr<std::string> Tokenizer::Decode(std::span<const int32_t> ids, bool skip_special_tokens,
+                                              size_t bytes_max) const {
   IncrementalDecoder decoder(this, skip_special_tokens);
   std::string text;
+  const auto append = [&](const std::string& piece) -> absl::Status {
+    text += piece;
+    if (text.size() <= bytes_max) return absl::OkStatus();
+    return absl::InvalidArgumentError(
+        StrCat("the text of the ", ids.size(), " tokens has more than ", bytes_max, " bytes; give fewer tokens"));
+  };
   for (const int32_t id : ids) {
     ASSIGN_OR_RETURN(const std::string piece, decoder.Push(id));
-    text += piece;
+    RETURN_IF_ERROR(append(piece));
   }
-  return text + decoder.Finish();
+  RETURN_IF_ERROR(append(decoder.Finish()));
+  return text;
 }
 
 }  // namespace shoal

@@ -45,8 +45,9 @@ class Tokenizer {
   absl::StatusOr<std::vector<int32_t>> Encode(std::string_view text, const EncodeOptions& options = {}) const;
 
   // Valid UTF-8: each maximal ill-formed part of the tokens' bytes becomes U+FFFD.
-  // Errors: kInvalidArgument for an id outside of the vocabulary.
-  absl::StatusOr<std::string> Decode(std::span<const int32_t> ids, bool skip_special_tokens) const;
+  // Errors: kInvalidArgument for an id outside of the vocabulary or a text of more than `bytes_max`.
+  absl::StatusOr<std::string> Decode(std::span<const int32_t> ids, bool skip_special_tokens,
+                                     size_t bytes_max = kTextBytesMax) const;
 
   // One past the largest id. Some ids below may have no token; the model's embedding may have more rows.
   int32_t vocab_size() const { return vocabulary_->size(); }

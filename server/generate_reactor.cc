@@ -57,7 +57,7 @@ grpc::ServerWriteReactor<v1::GenerateResponse>* GenerateReactor::Start(Serving* 
                                                                        const v1::GenerateRequest& request) {
   auto reactor = std::make_shared<GenerateReactor>(serving, context);
   reactor->self_ = reactor;
-  if (const absl::Status status = reactor->Begin(request); !status.ok()) reactor->EndWith(status);
+  if (const absl::Status status = reactor->Begin(request); !status.ok()) reactor->EndWith(RetryIfFull(status));
   return reactor.get();
 }
 
@@ -66,17 +66,15 @@ absl::Status GenerateReactor::Begin(const v1::GenerateRequest& request) {
   if (context_->deadline() <= std::chrono::system_clock::now()) return CancelledStatus();
   ASSIGN_OR_RETURN(call_, CheckGenerateRequest(request, serving_->limits, serving_->model.defaults));
   seed_ = call_.request.sampling.seed;
-  const std::string id = call_.request_id.empty() ? serving_->streams.MakeId() : call_.request_id;
-  RETURN_IF_ERROR(serving_->streams.Add(id, weak_from_this()));
-  id_ = id;
-  if (!serving_->prompts.Submit([self = shared_from_this()] { self->Prepare(); })) {
+  ASSIGN_OR_RETURN(id_, serving_->streams.Add(call_.request_id, weak_from_this(), serving_->running_max));
+  if (!serving_->prompts.Submit([self = shared_from_this()] { self->Prepare(); }, request.SpaceUsedLong())) {
     return absl::ResourceExhaustedError("too many prompts wait to be read; try again later");
   }
   return absl::OkStatus();
 }
 
 void GenerateReactor::Prepare() {
-  if (const absl::Status status = SubmitToEngine(); !status.ok()) EndWith(status);
+  if (const absl::Status status = SubmitToEngine(); !status.ok()) EndWith(RetryIfFull(status));
 }
 
 absl::Status GenerateReactor::SubmitToEngine() {
@@ -198,6 +196,7 @@ v1::Complete GenerateReactor::MakeComplete(const TokenEvent& event) const {
 
 void GenerateReactor::AppendChunk(v1::Chunk&& chunk) {
   std::lock_guard lock(mutex_);
+  if (finished_) return;
   v1::Chunk* last = outgoing_.empty() ? nullptr : outgoing_.back().mutable_chunk();
   if (last == nullptr ||
       IsFull(last->text().size() + chunk.text().size(), last->token_ids_size() + chunk.token_ids_size())) {
@@ -227,8 +226,10 @@ void GenerateReactor::Pump() {
 
 void GenerateReactor::FinishLocked() {
   finished_ = true;
+  // A client that stopped reading before has been given time already.
+  if (!write_in_flight_) write_started_ = std::chrono::steady_clock::now();
   // Before the client can know that the request has ended and use the id again.
-  if (!id_.empty()) serving_->streams.Remove(id_);
+  if (!id_.empty()) serving_->streams.Finish(id_);
   if (!status_->ok()) {
     Finish(ToGrpcStatus(*status_));
   } else {
@@ -242,6 +243,7 @@ void GenerateReactor::EndWith(absl::Status status) {
   std::lock_guard lock(mutex_);
   if (finished_) return;
   status_ = std::move(status);
+  outgoing_.clear();
   FinishLocked();
 }
 
@@ -272,6 +274,7 @@ void GenerateReactor::OnCancel() {
 }
 
 void GenerateReactor::OnDone() {
+  serving_->streams.Remove(this);
   std::shared_ptr<GenerateReactor> self;
   std::lock_guard lock(mutex_);
   // Our last use of `this` is the release of `self`, after the lock: declared first, destroyed last.
@@ -286,19 +289,17 @@ void GenerateReactor::ForceEnd() {
 }
 
 void GenerateReactor::CheckStalled() {
-  bool reset = false;
   {
     std::lock_guard lock(mutex_);
-    if (!write_in_flight_ || self_ == nullptr) return;
+    if (self_ == nullptr || (!write_in_flight_ && !finished_)) return;
     const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - write_started_).count();
-    if (seconds < serving_->stalled_reader_seconds) return;
-    // The status waits behind the unread text. Who does not read that either is cut off.
-    reset = finished_ && !reset_ && seconds >= 2 * serving_->stalled_reader_seconds;
-    if (reset) {
-      reset_ = true;
-      context_->TryCancel();
+    if (finished_) {
+      // The end waits behind unread text, or is itself not read. Who does not take it in the same time again is cut
+      // off.
+      if (seconds >= 2 * serving_->stalled_reader_seconds && !std::exchange(reset_, true)) context_->TryCancel();
+      return;
     }
-    if (finished_) return;
+    if (seconds < serving_->stalled_reader_seconds) return;
   }
   EndWith(
       absl::ResourceExhaustedError(StrCat("the client has not read its stream for ", serving_->stalled_reader_seconds,

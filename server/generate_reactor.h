@@ -93,9 +93,9 @@ class GenerateReactor final : public grpc::ServerWriteReactor<v1::GenerateRespon
   std::optional<v1::Complete> complete_;
   std::optional<absl::Status> status_;  // Set: nothing more will come.
   bool write_in_flight_ = false;
-  std::chrono::steady_clock::time_point write_started_;
-  bool finished_ = false;  // Finish was called.
-  bool reset_ = false;     // The stream was torn down because its client reads nothing at all.
+  std::chrono::steady_clock::time_point write_started_;  // Of the write in flight, or of the finish.
+  bool finished_ = false;                                // Finish was called.
+  bool reset_ = false;  // The call was cut off because its client reads nothing at all.
 };
 
 }  // namespace shoal

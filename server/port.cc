@@ -13,6 +13,22 @@
 
 namespace shoal {
 
+namespace {
+
+// 0, or the errno of what failed.
+int TryBind(const addrinfo& info) {
+  const int fd = socket(info.ai_family, info.ai_socktype | SOCK_CLOEXEC, info.ai_protocol);
+  if (fd < 0) return errno;
+  const int on = 1;
+  setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on));
+  if (info.ai_family == AF_INET6) setsockopt(fd, IPPROTO_IPV6, IPV6_V6ONLY, &on, sizeof(on));
+  const int error = bind(fd, info.ai_addr, info.ai_addrlen) != 0 || listen(fd, 1) != 0 ? errno : 0;
+  close(fd);
+  return error;
+}
+
+}  // namespace
+
 absl::Status CheckPortIsFree(const ListenAddress& address) {
   if (address.port == 0) return absl::OkStatus();
   addrinfo hints{};
@@ -25,28 +41,22 @@ absl::Status CheckPortIsFree(const ListenAddress& address) {
     return absl::InvalidArgumentError(StrCat("listen: cannot find the host '", address.host, "': ", gai_strerror(rc),
                                              "; give an address of this machine"));
   }
-  absl::Status status = absl::OkStatus();
-  for (const addrinfo* info = found; info != nullptr && status.ok(); info = info->ai_next) {
-    const int fd = socket(info->ai_family, info->ai_socktype | SOCK_CLOEXEC, info->ai_protocol);
-    if (fd < 0) continue;  // A family that this machine does not have.
-    const int on = 1;
-    setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on));
-    if (info->ai_family == AF_INET6) setsockopt(fd, IPPROTO_IPV6, IPV6_V6ONLY, &on, sizeof(on));
-    if (bind(fd, info->ai_addr, info->ai_addrlen) != 0 || listen(fd, 1) != 0) {
-      const int error = errno;
-      if (error == EADDRINUSE) {
-        status = absl::AlreadyExistsError(StrCat(
-            "listen: ", address.ToString(), " is in use; stop the other server or choose another port (--listen)"));
-      } else if (error != EADDRNOTAVAIL || info->ai_next == nullptr) {
-        status =
-            absl::InvalidArgumentError(StrCat("listen: cannot bind ", address.ToString(), ": ", std::strerror(error),
-                                              "; give an address of this machine and a port you may use"));
-      }
-    }
-    close(fd);
+  // One name may stand for several addresses ("localhost" for ::1 and 127.0.0.1), of which this machine may lack some.
+  bool bound = false;
+  int error = 0;
+  for (const addrinfo* info = found; info != nullptr && error != EADDRINUSE; info = info->ai_next) {
+    const int failed = TryBind(*info);
+    bound = bound || failed == 0;
+    if (failed != 0) error = failed;
   }
   freeaddrinfo(found);
-  return status;
+  if (error == EADDRINUSE) {
+    return absl::AlreadyExistsError(
+        StrCat("listen: ", address.ToString(), " is in use; stop the other server or choose another port (--listen)"));
+  }
+  if (bound) return absl::OkStatus();
+  return absl::InvalidArgumentError(StrCat("listen: cannot bind ", address.ToString(), ": ", std::strerror(error),
+                                           "; give an address of this machine and a port you may use"));
 }
 
 }  // namespace shoal

@@ -59,7 +59,7 @@ absl::StatusOr<Marks> ChooseMarks(const PromptChat& chat) {
     }
     marks.before = mark;
   }
-  return absl::InvalidArgumentError("messages: content uses all Unicode noncharacters U+FDD0 to U+FDEF; remove some");
+  return absl::InvalidArgumentError("content uses all Unicode noncharacters U+FDD0 to U+FDEF; remove some");
 }
 
 // Tokens stay whole and keep their place at the beginning or end, because templates look there: Qwen3's asks for
@@ -84,9 +84,11 @@ std::string MarkControlTokens(std::string_view content, const Tokenizer& tokeniz
   return out;
 }
 
-// Says which field of the request it was.
-absl::Status InMessages(const absl::Status& status) {
-  return absl::Status(status.code(), StrCat("messages: ", std::string(status.message())));
+// Says which field of the request it was. What is beyond a limit now would be so the next time: the request is wrong,
+// not the moment.
+absl::Status InField(std::string_view field, const absl::Status& status) {
+  const absl::StatusCode code = absl::IsResourceExhausted(status) ? absl::StatusCode::kInvalidArgument : status.code();
+  return absl::Status(code, StrCat(field, ": ", std::string(status.message())));
 }
 
 // Splits at the template's own control tokens; everything between them is plain text once the marks are gone.
@@ -127,24 +129,22 @@ absl::StatusOr<std::vector<int32_t>> EncodeMarked(std::string_view rendered, con
 absl::StatusOr<std::vector<int32_t>> EncodeChat(const PromptChat& chat, const Tokenizer& tokenizer,
                                                 const ChatRenderer& render) {
   if (!render) {
-    return absl::InvalidArgumentError("messages: the model has no chat template; send text or token_ids instead");
+    return absl::InvalidArgumentError("the model has no chat template; send text or token_ids instead");
   }
   const bool hostile = std::any_of(chat.messages.begin(), chat.messages.end(), [&](const PromptMessage& message) {
     return IsFromOutside(message) && HasControlToken(message.content, tokenizer);
   });
   if (!hostile) {
-    const absl::StatusOr<std::string> rendered = render(chat);
-    if (!rendered.ok()) return InMessages(rendered.status());
-    return tokenizer.Encode(*rendered, {.add_special_tokens = false, .parse_special = true});
+    ASSIGN_OR_RETURN(const std::string rendered, render(chat));
+    return tokenizer.Encode(rendered, {.add_special_tokens = false, .parse_special = true});
   }
   ASSIGN_OR_RETURN(const Marks marks, ChooseMarks(chat));
   PromptChat marked = chat;
   for (PromptMessage& message : marked.messages) {
     if (IsFromOutside(message)) message.content = MarkControlTokens(message.content, tokenizer, marks);
   }
-  const absl::StatusOr<std::string> rendered = render(marked);
-  if (!rendered.ok()) return InMessages(rendered.status());
-  return EncodeMarked(*rendered, tokenizer, marks);
+  ASSIGN_OR_RETURN(const std::string rendered, render(marked));
+  return EncodeMarked(rendered, tokenizer, marks);
 }
 
 }  // namespace
@@ -152,11 +152,15 @@ absl::StatusOr<std::vector<int32_t>> EncodeChat(const PromptChat& chat, const To
 absl::StatusOr<std::vector<int32_t>> EncodePrompt(const PromptInput& input, const Tokenizer& tokenizer,
                                                   const ChatRenderer& render) {
   if (const auto* ids = std::get_if<std::vector<int32_t>>(&input)) return *ids;
-  if (const auto* chat = std::get_if<PromptChat>(&input)) return EncodeChat(*chat, tokenizer, render);
+  if (const auto* chat = std::get_if<PromptChat>(&input)) {
+    absl::StatusOr<std::vector<int32_t>> ids = EncodeChat(*chat, tokenizer, render);
+    if (!ids.ok()) return InField("messages", ids.status());
+    return ids;
+  }
   const auto& text = std::get<PromptText>(input);
   absl::StatusOr<std::vector<int32_t>> ids =
       tokenizer.Encode(text.text, {.add_special_tokens = text.add_special_tokens, .parse_special = true});
-  if (!ids.ok()) return absl::Status(ids.status().code(), StrCat("text: ", ids.status().message()));
+  if (!ids.ok()) return InField("text", ids.status());
   return ids;
 }
 

@@ -35,10 +35,11 @@ using PromptInput = std::variant<PromptText, std::vector<int32_t>, PromptChat>;
 // reason.
 using ChatRenderer = std::function<absl::StatusOr<std::string>(const PromptChat& chat)>;
 
-// Token ids of an input. In a conversation the template's control tokens become tokens, those that somebody wrote
-// inside a message stay plain text, beside a mark while the template runs: its tests for how a content begins and ends
-// decide as on the content itself. `render` may be empty: then a chat is refused. Errors: kInvalidArgument naming the
-// field; kResourceExhausted if a text is beyond the tokenizer's limits.
+// Token ids of an input. In a conversation the template's control tokens become tokens, and so do those in what the
+// role "assistant" said; those that anybody else wrote inside a message stay plain text, beside a mark while the
+// template runs: its tests for how a content begins and ends decide as on the content itself. `render` may be empty:
+// then a chat is refused. Errors: kInvalidArgument naming the field, also if a text is beyond the limits of the
+// tokenizer or the template: it would be the next time too.
 absl::StatusOr<std::vector<int32_t>> EncodePrompt(const PromptInput& input, const Tokenizer& tokenizer,
                                                   const ChatRenderer& render);
 

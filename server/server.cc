@@ -25,6 +25,9 @@ namespace {
 using Clock = std::chrono::steady_clock;
 
 constexpr int kHandshakeMs = 2000;
+// Reflection is gRPC's own, a service that keeps a thread for every open stream: streams beyond these threads are
+// refused. Our own calls run on gRPC's event threads, which do not count.
+constexpr int kSyncThreadsMax = 8;
 // A client that froze is noticed after time + timeout. Shorter ones also kill healthy clients that are busy.
 constexpr int kKeepaliveTimeMs = 30000;
 constexpr int kKeepaliveTimeoutMs = 20000;
@@ -41,6 +44,7 @@ class GrpcServer final : public ShoalServer {
     serving_.limits.prompt_bytes = options.prompt_bytes;
     serving_.limits.stop_strings = options.stop_strings;
     serving_.limits.add_generation_prompt = options.add_generation_prompt;
+    serving_.running_max = options.running_max;
     serving_.stalled_reader_seconds = options.stalled_reader_seconds;
     serving_.drain_seconds = options.drain_seconds;
     serving_.model = std::move(model);
@@ -58,7 +62,9 @@ class GrpcServer final : public ShoalServer {
     builder.RegisterService(&inference_);
     builder.RegisterService(&admin_);
     builder.SetMaxReceiveMessageSize(static_cast<int>(options.message_bytes));
-    builder.SetResourceQuota(grpc::ResourceQuota("shoal").Resize(static_cast<size_t>(options.network_bytes)));
+    grpc::ResourceQuota quota("shoal");
+    quota.Resize(static_cast<size_t>(options.network_bytes)).SetMaxThreads(kSyncThreadsMax);
+    builder.SetResourceQuota(quota);
     // Without this a second server on the same port would start, and take half of the connections.
     builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);
     builder.AddChannelArgument(GRPC_ARG_MAX_CONCURRENT_STREAMS, options.streams_per_connection);
@@ -66,12 +72,15 @@ class GrpcServer final : public ShoalServer {
     builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIME_MS, kKeepaliveTimeMs);
     builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, kKeepaliveTimeoutMs);
     builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1);
-    server_ = builder.BuildAndStart();
-    if (server_ == nullptr || port == 0) {
+    std::unique_ptr<grpc::Server> server = builder.BuildAndStart();
+    if (server == nullptr || port == 0) {
       return absl::InvalidArgumentError(
           StrCat("listen: cannot listen on ", options.listen.ToString(), "; choose another address with --listen"));
     }
     address_.port = port;
+    // Calls, and so a drain, may have come already.
+    std::lock_guard lock(mutex_);
+    server_ = std::move(server);
     SetHealth(false);
     return absl::OkStatus();
   }
@@ -119,7 +128,9 @@ class GrpcServer final : public ShoalServer {
   size_t active_requests() const override { return serving_.streams.size(); }
 
  private:
+  // With mutex_ held.
   void SetHealth(bool serving) {
+    if (server_ == nullptr) return;
     grpc::HealthCheckServiceInterface* health = server_->GetHealthCheckService();
     health->SetServingStatus(serving);
     health->SetServingStatus(std::string(v1::Inference::service_full_name()), serving);
@@ -146,6 +157,9 @@ ServerOptions MakeServerOptions(const Config& config) {
   options.streams_per_connection = config.proto.limits().streams_per_connection();
   options.prompt_bytes = config.prompt_bytes;
   options.stop_strings = config.proto.limits().stop_strings();
+  // What the engine can hold at once.
+  options.running_max = static_cast<size_t>(config.proto.batch().max_sequences()) +
+                        static_cast<size_t>(config.proto.batch().max_waiting());
   options.stalled_reader_seconds = config.proto.limits().stalled_reader_seconds();
   options.drain_seconds = config.proto.drain_seconds();
   options.add_generation_prompt = config.proto.chat().add_generation_prompt();

@@ -20,6 +20,7 @@ struct ServerOptions {
   int streams_per_connection = 100;
   int64_t prompt_bytes = 1 << 20;
   int stop_strings = 16;
+  size_t running_max = 320;  // Generate calls that run or wait for it.
   double stalled_reader_seconds = 30;
   double drain_seconds = 30;
   bool add_generation_prompt = true;
@@ -40,7 +41,8 @@ class ShoalServer {
   virtual void SetReady() = 0;
 
   // What the Drain call does: health says NOT_SERVING, new requests are refused, the engine ends when the running ones
-  // have. Returns at once; a negative deadline stands for the configured one.
+  // have. Returns at once; a negative deadline stands for the configured one. A further call can only bring the
+  // deadline forward.
   virtual void Drain(double deadline_seconds = -1) = 0;
 
   // When the drain that has begun should be over; nothing before.
@@ -52,7 +54,7 @@ class ShoalServer {
 
   // With the port that was really taken.
   virtual const ListenAddress& address() const = 0;
-  // Open Generate calls.
+  // Open Generate calls, those included whose clients have not yet read the end.
   virtual size_t active_requests() const = 0;
 };
 

@@ -13,6 +13,8 @@ namespace {
 
 constexpr char kVersion[] = "0.1.0";
 constexpr int kAbortsMax = 10000;
+// Clients refuse larger messages.
+constexpr size_t kDetokenizeBytesMax = 4 << 20;
 
 grpc::ServerUnaryReactor* Answer(grpc::CallbackServerContext* context, const absl::Status& status) {
   grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
@@ -33,17 +35,23 @@ absl::Status RunDetokenize(const Serving& serving, const v1::DetokenizeRequest& 
                            v1::DetokenizeResponse* response) {
   ASSIGN_OR_RETURN(std::string text, serving.model.tokenizer->Decode(
                                          {request.token_ids().data(), static_cast<size_t>(request.token_ids_size())},
-                                         request.skip_special_tokens()));
+                                         request.skip_special_tokens(), kDetokenizeBytesMax));
   response->set_text(std::move(text));
   return absl::OkStatus();
 }
 
-// Runs `work` off the gRPC threads and finishes the call with its status.
+// Runs `work` off the gRPC threads and finishes the call with its status. `bytes`: of the request.
 template <typename Work>
-grpc::ServerUnaryReactor* RunOnPool(Serving* serving, grpc::CallbackServerContext* context, Work work) {
+grpc::ServerUnaryReactor* RunOnPool(Serving* serving, grpc::CallbackServerContext* context, size_t bytes, Work work) {
   grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
-  if (!serving->prompts.Submit([reactor, work = std::move(work)] { reactor->Finish(ToGrpcStatus(work())); })) {
-    reactor->Finish(ToGrpcStatus(absl::ResourceExhaustedError("too many prompts wait to be read; try again later")));
+  const auto job = [context, reactor, work = std::move(work)] {
+    // Nobody wants the answer any more. The context lives until Finish.
+    const absl::Status status = context->IsCancelled() ? absl::CancelledError("the client cancelled the call") : work();
+    reactor->Finish(ToGrpcStatus(status));
+  };
+  if (!serving->prompts.Submit(job, bytes)) {
+    const auto full = absl::ResourceExhaustedError("too many prompts wait to be read; try again later");
+    reactor->Finish(ToGrpcStatus(RetryIfFull(full)));
   }
   return reactor;
 }
@@ -59,14 +67,14 @@ grpc::ServerWriteReactor<v1::GenerateResponse>* InferenceService::Generate(grpc:
 grpc::ServerUnaryReactor* InferenceService::Tokenize(grpc::CallbackServerContext* context,
                                                      const v1::TokenizeRequest* request,
                                                      v1::TokenizeResponse* response) {
-  return RunOnPool(serving_, context,
+  return RunOnPool(serving_, context, request->SpaceUsedLong(),
                    [serving = serving_, request, response] { return RunTokenize(*serving, *request, response); });
 }
 
 grpc::ServerUnaryReactor* InferenceService::Detokenize(grpc::CallbackServerContext* context,
                                                        const v1::DetokenizeRequest* request,
                                                        v1::DetokenizeResponse* response) {
-  return RunOnPool(serving_, context,
+  return RunOnPool(serving_, context, request->SpaceUsedLong(),
                    [serving = serving_, request, response] { return RunDetokenize(*serving, *request, response); });
 }
 

@@ -27,7 +27,8 @@ v1::ServerState Serving::state() const {
 }
 
 void Serving::Drain(double deadline_seconds) {
-  if (!draining.exchange(true)) model.engine->Drain(deadline_seconds);
+  draining = true;
+  model.engine->Drain(deadline_seconds);
 }
 
 }  // namespace shoal

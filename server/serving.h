@@ -29,6 +29,7 @@ struct ServingModel {
 struct Serving {
   ServingModel model;
   RequestLimits limits;
+  size_t running_max = 320;  // Generate calls that run or wait for it; more are refused at once.
   double stalled_reader_seconds = 30;
   double drain_seconds = 30;
   std::chrono::steady_clock::time_point started = std::chrono::steady_clock::now();
@@ -39,16 +40,16 @@ struct Serving {
   // In order of destruction: pools join their threads before the registry goes.
   StreamRegistry streams;
   // Text to ids: seldom, but long for long prompts.
-  WorkerPool prompts{2, 4096};
+  WorkerPool prompts{2, 4096, size_t{64} << 20};
   // Ids to text. One thread keeps streams in step; the queue holds each open stream at most once.
   // It rests for a moment between rounds, so that tokens which come faster than anyone reads share a message: on a
   // machine without a GPU every message costs compute.
-  WorkerPool texts{1, size_t{1} << 20, std::chrono::milliseconds(3)};
+  WorkerPool texts{1, size_t{1} << 20, /*bytes_max=*/0, std::chrono::milliseconds(3)};
 
   // OK if new requests are taken. Errors: kUnavailable.
   absl::Status CheckServing() const;
   v1::ServerState state() const;
-  // Refuses new requests and tells the engine. The first call counts.
+  // Refuses new requests and tells the engine, every time: of several deadlines it takes the earliest.
   void Drain(double deadline_seconds);
 };
 

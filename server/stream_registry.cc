@@ -1,18 +1,27 @@
 #include "server/stream_registry.h"
 
 #include <chrono>
+#include <random>
 #include <utility>
 
+#include "absl/strings/str_format.h"
 #include "base/str_cat.h"
 
 namespace shoal {
 namespace {
 
+// Each holds up to about 150 KiB that its client has not read.
+constexpr size_t kClosingMax = 1024;
 constexpr auto kWatchPeriod = std::chrono::milliseconds(100);
+
+std::string MakePrefix() {
+  std::random_device device;
+  return absl::StrFormat("shoal-%08x-", static_cast<uint32_t>(device()));
+}
 
 }  // namespace
 
-StreamRegistry::StreamRegistry() : watcher_([this] { Watch(); }) {}
+StreamRegistry::StreamRegistry() : id_prefix_(MakePrefix()), watcher_([this] { Watch(); }) {}
 
 StreamRegistry::~StreamRegistry() {
   {
@@ -23,31 +32,51 @@ StreamRegistry::~StreamRegistry() {
   watcher_.join();
 }
 
-absl::Status StreamRegistry::Add(const std::string& id, std::weak_ptr<RegisteredStream> stream) {
+absl::StatusOr<std::string> StreamRegistry::Add(const std::string& id, std::weak_ptr<RegisteredStream> stream,
+                                                size_t running_max) {
   bool first = false;
+  std::string taken = id;
   {
     std::lock_guard lock(mutex_);
     if (closed_) return absl::UnavailableError("the server is shutting down");
-    if (!streams_.try_emplace(id, std::move(stream)).second) {
+    if (running_.size() >= running_max) {
+      return absl::ResourceExhaustedError(StrCat("the queue is full with ", running_max, " requests; retry later"));
+    }
+    // Not part of the limit above, so that a client which sends its next request at once does not count twice.
+    if (closing_.size() >= kClosingMax) {
+      return absl::ResourceExhaustedError(
+          StrCat(closing_.size(), " ended streams wait for their clients to read them; retry later"));
+    }
+    if (taken.empty()) taken = FreeId();
+    if (!running_.try_emplace(taken, std::move(stream)).second) {
       return absl::AlreadyExistsError(StrCat("request_id '", id, "' is in use by a running request; use another id"));
     }
-    first = streams_.size() == 1;
+    first = running_.size() + closing_.size() == 1;
   }
   if (first) wake_.notify_one();
-  return absl::OkStatus();
+  return taken;
 }
 
-void StreamRegistry::Remove(const std::string& id) {
+void StreamRegistry::Finish(const std::string& id) {
   std::lock_guard lock(mutex_);
-  streams_.erase(id);
+  const auto found = running_.find(id);
+  if (found == running_.end()) return;
+  // Null if the stream is gone already; then nobody would call Remove.
+  if (const auto stream = found->second.lock()) closing_.emplace(stream.get(), found->second);
+  running_.erase(found);
+}
+
+void StreamRegistry::Remove(const RegisteredStream* stream) {
+  std::lock_guard lock(mutex_);
+  closing_.erase(stream);
 }
 
 bool StreamRegistry::Abort(const std::string& id) {
   std::shared_ptr<RegisteredStream> stream;
   {
     std::lock_guard lock(mutex_);
-    const auto found = streams_.find(id);
-    if (found != streams_.end()) stream = found->second.lock();
+    const auto found = running_.find(id);
+    if (found != running_.end()) stream = found->second.lock();
   }
   if (stream == nullptr) return false;
   stream->Abort();
@@ -62,30 +91,36 @@ void StreamRegistry::Close() {
   for (const auto& stream : Snapshot()) stream->ForceEnd();
 }
 
-std::string StreamRegistry::MakeId() {
-  std::lock_guard lock(mutex_);
-  return StrCat("shoal-", next_id_++);
+// With mutex_ held. Ends: more numbers than running streams.
+std::string StreamRegistry::FreeId() {
+  std::string id;
+  do {
+    id = StrCat(id_prefix_, next_id_++);
+  } while (running_.contains(id));
+  return id;
 }
 
 size_t StreamRegistry::size() const {
   std::lock_guard lock(mutex_);
-  return streams_.size();
+  return running_.size() + closing_.size();
 }
 
 std::vector<std::shared_ptr<RegisteredStream>> StreamRegistry::Snapshot() const {
   std::lock_guard lock(mutex_);
   std::vector<std::shared_ptr<RegisteredStream>> all;
-  all.reserve(streams_.size());
-  for (const auto& [id, weak] : streams_) {
+  all.reserve(running_.size() + closing_.size());
+  const auto add = [&all](const std::weak_ptr<RegisteredStream>& weak) {
     if (auto stream = weak.lock()) all.push_back(std::move(stream));
-  }
+  };
+  for (const auto& [id, weak] : running_) add(weak);
+  for (const auto& [key, weak] : closing_) add(weak);
   return all;
 }
 
 void StreamRegistry::Watch() {
   std::unique_lock lock(mutex_);
   while (!stop_) {
-    wake_.wait(lock, [this] { return stop_ || !streams_.empty(); });
+    wake_.wait(lock, [this] { return stop_ || !running_.empty() || !closing_.empty(); });
     wake_.wait_for(lock, kWatchPeriod, [this] { return stop_; });
     lock.unlock();
     for (const auto& stream : Snapshot()) stream->CheckStalled();

@@ -1,4 +1,4 @@
-// The open Generate streams: who uses which request id, and who has stopped reading.
+// The open Generate calls: who uses which request id, and who has stopped reading.
 #pragma once
 
 #include <condition_variable>
@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "absl/status/status.h"
+#include "absl/status/statusor.h"
 
 namespace shoal {
 
@@ -20,13 +21,15 @@ class RegisteredStream {
   virtual ~RegisteredStream() = default;
   // Ends with finish reason ABORT.
   virtual void Abort() = 0;
-  // Called a few times per second: ends the stream if its client has not read for too long.
+  // Called a few times per second: ends the stream if its client has not read for too long, and cuts the call off if
+  // the client does not even read the end.
   virtual void CheckStalled() = 0;
   // Ends with UNAVAILABLE, whatever the engine does.
   virtual void ForceEnd() = 0;
 };
 
-// Thread-safe.
+// Thread-safe. A stream is running until Finish, which frees its id, and then closing until Remove: its client may be
+// slow to read the end, or never do so. Both kinds are open calls.
 class StreamRegistry {
  public:
   StreamRegistry();
@@ -35,25 +38,34 @@ class StreamRegistry {
   StreamRegistry(const StreamRegistry&) = delete;
   StreamRegistry& operator=(const StreamRegistry&) = delete;
 
-  // Errors: kAlreadyExists if the id is in use; kUnavailable after Close().
-  absl::Status Add(const std::string& id, std::weak_ptr<RegisteredStream> stream);
-  void Remove(const std::string& id);
+  // Returns the id; an empty one becomes "shoal-1f3a9c02-17": the middle is drawn once per registry, so that a client
+  // does not hit such an id by accident, and an id in use is passed over.
+  // Errors: kAlreadyExists if the id is in use; kResourceExhausted if `running_max` streams run or very many
+  // are closing; kUnavailable after Close().
+  absl::StatusOr<std::string> Add(const std::string& id, std::weak_ptr<RegisteredStream> stream, size_t running_max);
+  // The id is free again.
+  void Finish(const std::string& id);
+  // gRPC is done with the call. A stream that was never added is ignored.
+  void Remove(const RegisteredStream* stream);
 
-  // False if no such stream is open.
+  // False if no such stream is running.
   bool Abort(const std::string& id);
   // Ends all streams and refuses new ones.
   void Close();
-  // "shoal-17"; never given twice.
-  std::string MakeId();
+  // Open calls.
   size_t size() const;
 
  private:
   void Watch();
+  std::string FreeId();
   std::vector<std::shared_ptr<RegisteredStream>> Snapshot() const;
 
   mutable std::mutex mutex_;
   std::condition_variable wake_;
-  std::unordered_map<std::string, std::weak_ptr<RegisteredStream>> streams_;
+  // Keys of closing_ are never dereferenced: while a stream is destroyed its weak_ptr is of no use any more.
+  std::unordered_map<std::string, std::weak_ptr<RegisteredStream>> running_;
+  std::unordered_map<const RegisteredStream*, std::weak_ptr<RegisteredStream>> closing_;
+  const std::string id_prefix_;
   uint64_t next_id_ = 1;
   bool closed_ = false;
   bool stop_ = false;

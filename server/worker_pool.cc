@@ -4,8 +4,8 @@
 
 namespace shoal {
 
-WorkerPool::WorkerPool(int threads, size_t queue_max, std::chrono::microseconds pace)
-    : queue_max_(queue_max), pace_(pace) {
+WorkerPool::WorkerPool(int threads, size_t queue_max, size_t bytes_max, std::chrono::microseconds pace)
+    : queue_max_(queue_max), bytes_max_(bytes_max), pace_(pace) {
   for (int i = 0; i < threads; ++i) threads_.emplace_back([this] { Work(); });
 }
 
@@ -18,12 +18,15 @@ WorkerPool::~WorkerPool() {
   for (std::thread& thread : threads_) thread.join();
 }
 
-bool WorkerPool::Submit(std::function<void()> job) {
+bool WorkerPool::Submit(std::function<void()> job, size_t bytes) {
   bool wake = false;
   {
     std::lock_guard lock(mutex_);
     if (stop_ || jobs_.size() >= queue_max_) return false;
-    jobs_.push_back(std::move(job));
+    // Subtracted rather than added: `bytes` may be anything.
+    if (bytes_max_ > 0 && bytes_ > 0 && (bytes_ >= bytes_max_ || bytes > bytes_max_ - bytes_)) return false;
+    jobs_.push_back({std::move(job), bytes});
+    bytes_ += bytes;
     wake = sleeping_ > 0;
   }
   // A system call only when somebody sleeps: the engine thread submits for every stream in every step.
@@ -54,7 +57,8 @@ void WorkerPool::Work() {
       paced = false;
       next_round = std::chrono::steady_clock::now() + pace_;
     }
-    std::function<void()> job = std::move(jobs_.front());
+    std::function<void()> job = std::move(jobs_.front().run);
+    bytes_ -= jobs_.front().bytes;
     jobs_.pop_front();
     lock.unlock();
     job();

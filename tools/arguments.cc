@@ -89,11 +89,13 @@ absl::StatusOr<uint64_t> Arguments::Seed(std::string_view name, uint64_t otherwi
   return value;
 }
 
-absl::StatusOr<double> Arguments::Number(std::string_view name, double otherwise) const {
+absl::StatusOr<double> Arguments::Number(std::string_view name, double otherwise, double low, double high) const {
   if (!Has(name)) return otherwise;
   double value = 0;
-  if (!absl::SimpleAtod(Text(name), &value)) {
-    return absl::InvalidArgumentError(StrCat("--", name, " is '", Text(name), "'; it must be a number"));
+  // Written so that NaN fails.
+  if (!absl::SimpleAtod(Text(name), &value) || !(value >= low && value <= high)) {
+    return absl::InvalidArgumentError(
+        StrCat("--", name, " is '", Text(name), "'; it must be a number from ", low, " to ", high));
   }
   return value;
 }

@@ -37,7 +37,7 @@ class Arguments {
   // Errors: kInvalidArgument naming flag, value and range.
   absl::StatusOr<int64_t> Integer(std::string_view name, int64_t otherwise, int64_t low, int64_t high) const;
   absl::StatusOr<uint64_t> Seed(std::string_view name, uint64_t otherwise) const;
-  absl::StatusOr<double> Number(std::string_view name, double otherwise) const;
+  absl::StatusOr<double> Number(std::string_view name, double otherwise, double low, double high) const;
 
  private:
   std::map<std::string, std::vector<std::string>, std::less<>> values_;

@@ -23,6 +23,9 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
+// A server takes 100 streams per connection by default; more would wait in this process.
+constexpr int64_t kWorkersPerConnection = 64;
+
 struct BenchOptions {
   int64_t requests = 0;
   int64_t concurrency = 0;
@@ -169,27 +172,32 @@ absl::StatusOr<BenchOptions> ReadOptions(const Arguments& arguments) {
   ASSIGN_OR_RETURN(options.concurrency, arguments.Integer("concurrency", 8, 1, 1024));
   ASSIGN_OR_RETURN(options.prompt_tokens, arguments.Integer("prompt-tokens", 64, 1, 1000000));
   ASSIGN_OR_RETURN(options.max_tokens, arguments.Integer("max-tokens", 64, 1, 1000000));
-  ASSIGN_OR_RETURN(options.temperature, arguments.Number("temperature", 0));
+  ASSIGN_OR_RETURN(options.temperature, arguments.Number("temperature", 0, -kNumberMax, kNumberMax));
   ASSIGN_OR_RETURN(options.seed, arguments.Seed("seed", 1));
-  ASSIGN_OR_RETURN(options.timeout, arguments.Number("timeout", 600));
+  ASSIGN_OR_RETURN(options.timeout, arguments.Number("timeout", 600, 0, kSecondsMax));
   return options;
 }
 
 absl::Status RunBench(const Arguments& arguments) {
   ASSIGN_ARGUMENT(const BenchOptions options, ReadOptions(arguments));
-  ASSIGN_OR_RETURN(const std::unique_ptr<Client> client, Client::Connect(arguments.Text("server")));
-  ASSIGN_OR_RETURN(const v1::GetModelInfoResponse info, client->GetModelInfo());
-  // One request before the clock starts: connection, caches.
-  RETURN_IF_ERROR(client->Generate(MakeRequest(options, -1, info.vocab_size()), options.timeout, [](const auto&) {}));
+  const int64_t worker_count = std::min(options.concurrency, options.requests);
+  std::vector<std::unique_ptr<Client>> clients;
+  for (int64_t i = 0; i < worker_count; i += kWorkersPerConnection) {
+    ASSIGN_OR_RETURN(clients.emplace_back(), Client::Connect(arguments.Text("server")));
+  }
+  ASSIGN_OR_RETURN(const v1::GetModelInfoResponse info, clients[0]->GetModelInfo());
+  // One request before the clock starts: caches.
+  RETURN_IF_ERROR(
+      clients[0]->Generate(MakeRequest(options, -1, info.vocab_size()), options.timeout, [](const auto&) {}));
   std::mutex mutex;
   Samples all;
   std::atomic<int64_t> next{0};
   std::vector<std::thread> workers;
   const Clock::time_point start = Clock::now();
-  for (int64_t i = 0; i < std::min(options.concurrency, options.requests); ++i) {
-    workers.emplace_back([&] {
+  for (int64_t i = 0; i < worker_count; ++i) {
+    workers.emplace_back([&, &client = *clients[static_cast<size_t>(i / kWorkersPerConnection)]] {
       for (int64_t index = next++; index < options.requests; index = next++) {
-        Samples samples = RunOne(*client, MakeRequest(options, index, info.vocab_size()), options.timeout);
+        Samples samples = RunOne(client, MakeRequest(options, index, info.vocab_size()), options.timeout);
         std::lock_guard lock(mutex);
         all.Add(std::move(samples));
       }

@@ -63,6 +63,7 @@ absl::StatusOr<std::unique_ptr<Client>> Client::Connect(const std::string& addre
   // gRPC would ask the proxy of the environment even for this machine.
   const absl::StatusOr<ListenAddress> parsed = ParseListenAddress(address);
   if (parsed.ok() && parsed->loopback) arguments.SetInt(GRPC_ARG_ENABLE_HTTP_PROXY, 0);
+  arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);  // Channels to one address would share a connection.
   auto channel = grpc::CreateCustomChannel(address, grpc::InsecureChannelCredentials(), arguments);
   const auto until = SystemClock::now() + kConnectTimeout;
   while (true) {

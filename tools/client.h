@@ -14,7 +14,7 @@ namespace shoal {
 // Thread-safe.
 class Client {
  public:
-  // Waits until the server answers. Errors: kUnavailable naming the address.
+  // One connection of its own. Waits until the server answers. Errors: kUnavailable naming the address.
   static absl::StatusOr<std::unique_ptr<Client>> Connect(const std::string& address);
   ~Client();
 

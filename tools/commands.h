@@ -24,6 +24,10 @@ std::vector<Command> ServerCommands();  // info, loads, drain
 std::vector<Command> ModelCommands();   // plan, tokenize, quantize, make-model
 std::vector<Command> BenchCommands();   // bench
 
+// Bounds of flags. A longer time does not fit into a deadline; the server says what it thinks of other numbers.
+inline constexpr double kSecondsMax = 1e6;
+inline constexpr double kNumberMax = 1e9;
+
 // Marks an error as one of the command line: exit code 2 instead of 1.
 absl::Status UsageError(const absl::Status& status);
 bool IsUsageError(const absl::Status& status);

@@ -61,7 +61,7 @@ absl::StatusOr<v1::SamplingParams> ReadSampling(const Arguments& arguments) {
       {"min-p", &v1::SamplingParams::set_min_p}};
   for (const auto& [name, set] : numbers) {
     if (!arguments.Has(name)) continue;
-    ASSIGN_OR_RETURN(const double value, arguments.Number(name, 0));
+    ASSIGN_OR_RETURN(const double value, arguments.Number(name, 0, -kNumberMax, kNumberMax));
     (params.*set)(static_cast<float>(value));
   }
   if (arguments.Has("seed")) {
@@ -149,7 +149,7 @@ absl::Status CheckUtf8(std::string_view name, std::string_view text) {
 absl::Status RunGenerate(const Arguments& arguments) {
   v1::GenerateRequest request;
   ASSIGN_ARGUMENT(*request.mutable_sampling_params(), ReadSampling(arguments));
-  ASSIGN_ARGUMENT(const double timeout, arguments.Number("timeout", 600));
+  ASSIGN_ARGUMENT(const double timeout, arguments.Number("timeout", 600, 0, kSecondsMax));
   const std::string prompt = arguments.Text("prompt");
   if (const absl::Status valid = CheckUtf8("--prompt", prompt); !valid.ok()) return UsageError(valid);
   if (arguments.Has("chat")) {
@@ -168,10 +168,26 @@ absl::Status RunGenerate(const Arguments& arguments) {
   return absl::OkStatus();
 }
 
+// One turn of a conversation, which grows by the line and its answer, or not at all.
+absl::StatusOr<Answer> Ask(Client& client, const std::string& line, double timeout, v1::GenerateRequest* request) {
+  RETURN_IF_ERROR(CheckUtf8("standard input", line));
+  v1::Messages* messages = request->mutable_messages();
+  AddMessage("user", line, messages);
+  absl::StatusOr<Answer> answer = RunStream(client, *request, timeout, true);
+  std::fputs("\n", stdout);
+  std::fflush(stdout);
+  if (answer.ok()) {
+    AddMessage("assistant", answer->text, messages);
+  } else {
+    messages->mutable_messages()->RemoveLast();
+  }
+  return answer;
+}
+
 absl::Status RunChat(const Arguments& arguments) {
   v1::GenerateRequest request;
   ASSIGN_ARGUMENT(*request.mutable_sampling_params(), ReadSampling(arguments));
-  ASSIGN_ARGUMENT(const double timeout, arguments.Number("timeout", 600));
+  ASSIGN_ARGUMENT(const double timeout, arguments.Number("timeout", 600, 0, kSecondsMax));
   ASSIGN_OR_RETURN(const std::unique_ptr<Client> client, Client::Connect(arguments.Text("server")));
   v1::Messages* messages = request.mutable_messages();
   if (arguments.Has("system")) AddMessage("system", arguments.Text("system"), messages);
@@ -186,13 +202,13 @@ absl::Status RunChat(const Arguments& arguments) {
       if (arguments.Has("system")) AddMessage("system", arguments.Text("system"), messages);
       continue;
     }
-    RETURN_IF_ERROR(CheckUtf8("standard input", line));
-    AddMessage("user", line, messages);
-    ASSIGN_OR_RETURN(const Answer answer, RunStream(*client, request, timeout, true));
-    std::fputs("\n", stdout);
-    std::fflush(stdout);
-    if (arguments.Has("stats")) PrintStats(answer);
-    AddMessage("assistant", answer.text, messages);
+    const absl::StatusOr<Answer> answer = Ask(*client, line, timeout, &request);
+    if (!answer.ok()) {
+      // The conversation goes on without that line; an empty line makes room in a full context.
+      std::fputs(StrCat("shoal chat: ", std::string(answer.status().message()), "\n").c_str(), stderr);
+      continue;
+    }
+    if (arguments.Has("stats")) PrintStats(*answer);
   }
   if (person) std::fputs("\n", stderr);
   return absl::OkStatus();

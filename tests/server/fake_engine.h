@@ -55,8 +55,9 @@ class FakeEngine final : public EngineClient {
     wake_.notify_all();
   }
 
-  void Drain(double) override {
+  void Drain(double deadline_seconds) override {
     std::lock_guard lock(mutex_);
+    drain_deadlines_.push_back(deadline_seconds);
     state_ = running_.empty() ? EngineState::kStopped : EngineState::kDraining;
   }
 
@@ -112,6 +113,11 @@ class FakeEngine final : public EngineClient {
   Request last_request() const {
     std::lock_guard lock(mutex_);
     return last_request_;
+  }
+  // Of every Drain call.
+  std::vector<double> drain_deadlines() const {
+    std::lock_guard lock(mutex_);
+    return drain_deadlines_;
   }
   // False if it takes longer than 5 seconds until no request runs.
   bool WaitIdle() const {
@@ -193,6 +199,7 @@ class FakeEngine final : public EngineClient {
   std::map<RequestId, Running> running_;
   std::map<RequestId, int> cancels_;
   Request last_request_;
+  std::vector<double> drain_deadlines_;
   RequestId next_id_ = 1;
   uint64_t tokens_ = 0;
   EngineState state_ = EngineState::kServing;

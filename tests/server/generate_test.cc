@@ -46,7 +46,7 @@ TEST_F(GenerateTest, StreamsTokensAndTextThenOneComplete) {
   EXPECT_EQ(complete.request_id(), "mine");
   EXPECT_EQ(complete.seed(), 77u);
   EXPECT_TRUE(complete.has_metrics());
-  EXPECT_EQ(server_->active_requests(), 0u);
+  EXPECT_TRUE(WaitFor([this] { return server_->active_requests() == 0; }));
   EXPECT_EQ(engine_->cancels().second, 0);
 }
 
@@ -182,7 +182,7 @@ TEST_F(GenerateTest, SixtyFourStreamsAtOnceAllEndRight) {
   }
   for (std::thread& client : clients) client.join();
   EXPECT_EQ(right, 64);
-  EXPECT_EQ(server_->active_requests(), 0u);
+  EXPECT_TRUE(WaitFor([this] { return server_->active_requests() == 0; }));
 }
 
 TEST_F(GenerateTest, ACancelAtAnyTokenFreesTheRequest) {

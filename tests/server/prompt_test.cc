@@ -131,5 +131,15 @@ TEST(PromptTest, ControlTokensInATextAreTokens) {
   EXPECT_EQ(*ids, (std::vector<int32_t>{'a', kEndId}));
 }
 
+TEST(PromptLimitTest, WhatIsBeyondALimitIsAnInvalidArgument) {
+  const auto tokenizer = MakeByteTokenizer();
+  const ChatRenderer render = [](const PromptChat&) -> absl::StatusOr<std::string> {
+    return absl::ResourceExhaustedError("the template takes too many steps");
+  };
+  const absl::Status status = EncodePrompt(PromptChat{{{"user", "hi"}}, true}, *tokenizer, render).status();
+  EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(status.message(), "messages: the template takes too many steps");
+}
+
 }  // namespace
 }  // namespace shoal

@@ -36,6 +36,7 @@ class ServerTest : public ::testing::Test {
     engine_ = engine ? std::move(engine) : std::make_unique<FakeEngine>();
     ServerOptions options;
     options.listen = {"127.0.0.1", 0, true};
+    options.running_max = running_max_;
     options.message_bytes = 1 << 20;
     options.prompt_bytes = 1 << 16;
     options.stalled_reader_seconds = stalled_reader_seconds;
@@ -126,6 +127,7 @@ class ServerTest : public ::testing::Test {
   }
 
   static constexpr int64_t kContext = 20000;
+  size_t running_max_ = 320;  // To be set before StartServer.
   const std::unique_ptr<Tokenizer> tokenizer_ = MakeByteTokenizer();
   std::unique_ptr<FakeEngine> engine_;
   std::unique_ptr<ShoalServer> server_;  // Goes before the engine.

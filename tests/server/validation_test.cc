@@ -155,7 +155,7 @@ class ValidationTest : public ServerTest {
       EXPECT_EQ(outcome.chunks, 0);
     }
     EXPECT_EQ(engine_->submitted(), 0u);
-    EXPECT_EQ(server_->active_requests(), 0u);
+    EXPECT_TRUE(WaitFor([this] { return server_->active_requests() == 0; }));
     EXPECT_TRUE(Generate(TextRequest("still here", 10)).status.ok());
   }
 };
