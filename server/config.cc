@@ -144,6 +144,7 @@ void CheckNumbers(const v1::ServerConfig& proto, Checker* check) {
   check->Range<int64_t>("limits.streams_per_connection", limits.streams_per_connection(), 1, 100000);
   check->Range<int64_t>("limits.stop_strings", limits.stop_strings(), 0, 64);
   check->Range("limits.stalled_reader_seconds", limits.stalled_reader_seconds(), 0.1, 3600.0);
+  check->Range("limits.step_seconds", limits.step_seconds(), 0.1, 86400.0);
 }
 
 void FillBytes(const v1::ServerConfig& proto, Checker* check, Config* config) {

@@ -41,9 +41,12 @@ JobWatch::~JobWatch() {
   thread_.join();
 }
 
-void JobWatch::Serving(ShoalServer* server) {
+void JobWatch::Serving(ShoalServer* server, const EngineClient* engine, double step_seconds_max) {
   const std::lock_guard lock(mutex_);
   server_ = server;
+  engine_ = engine;
+  step_seconds_max_ = step_seconds_max;
+  steps_since_ = Clock::now();
 }
 
 void JobWatch::Ended() {
@@ -60,7 +63,9 @@ void JobWatch::Run() {
     const std::lock_guard lock(mutex_);
     if (ended_) continue;
     if (signalled) OnSignal();
-    if (server_ != nullptr) EndOverrunDrain();
+    if (server_ == nullptr) continue;
+    CheckDrain();
+    if (!ended_) CheckStep();
   }
 }
 
@@ -74,15 +79,27 @@ void JobWatch::OnSignal() {
   server_->Drain();
 }
 
-void JobWatch::EndOverrunDrain() {
+void JobWatch::CheckDrain() {
   const std::optional<Clock::time_point> deadline = server_->drain_deadline();
   if (!deadline || Clock::now() < *deadline + std::chrono::duration<double>(overrun_seconds_)) return;
+  EndStuckJob(StrCat("the drain is ", overrun_seconds_, " seconds past its deadline and a step has not come back"));
+}
+
+void JobWatch::CheckStep() {
+  const EngineLoads loads = engine_->loads();
+  const Clock::time_point now = Clock::now();
+  if (loads.steps != steps_ || loads.num_running == 0) {
+    steps_ = loads.steps;
+    steps_since_ = now;
+  } else if (now - steps_since_ > std::chrono::duration<double>(step_seconds_max_)) {
+    EndStuckJob(StrCat("a step has not come back after ", step_seconds_max_, " seconds (limits.step_seconds)"));
+  }
+}
+
+void JobWatch::EndStuckJob(std::string_view why) {
   ended_ = true;
   server_->Shutdown(/*grace_seconds=*/0);
-  end_job_(
-      StrCat("the drain is ", overrun_seconds_,
-             " seconds past its deadline and a step has not come back: a rank is stuck or far too slow; ending the "
-             "job"));
+  end_job_(StrCat(why, ": a rank is stuck or far too slow; ending the job"));
 }
 
 }  // namespace shoal

@@ -2,11 +2,14 @@
 #pragma once
 
 #include <atomic>
+#include <chrono>
+#include <cstdint>
 #include <functional>
 #include <mutex>
 #include <string_view>
 #include <thread>
 
+#include "engine/engine.h"
 #include "server/server.h"
 
 namespace shoal {
@@ -16,8 +19,8 @@ void BlockEndSignals();
 void UnblockEndSignals();
 
 // A thread that takes SIGTERM and SIGINT, which every other thread blocks. While no server runs yet a signal ends the
-// job at once; then it drains the server. A drain whose engine still runs `overrun_seconds` after the deadline, because
-// a rank is stuck, ends the job too: its streams with UNAVAILABLE, then all ranks.
+// job at once; then it drains the server. A rank that is stuck ends the job too, its streams with UNAVAILABLE, then all
+// ranks: seen by a step that takes too long, or by a drain whose engine still runs `overrun_seconds` after the deadline.
 class JobWatch {
  public:
   // `end_job` is called with the reason, on the watch's thread, and should not return: it ends all ranks at once.
@@ -26,20 +29,26 @@ class JobWatch {
   JobWatch(const JobWatch&) = delete;
   JobWatch& operator=(const JobWatch&) = delete;
 
-  // `server` must outlive the watch, or the call of Ended().
-  void Serving(ShoalServer* server);
+  // Both must outlive the watch, or the call of Ended().
+  void Serving(ShoalServer* server, const EngineClient* engine, double step_seconds_max);
   // The engine has ended, and so will the job: signals change nothing any more.
   void Ended();
 
  private:
   void Run();
   void OnSignal();
-  void EndOverrunDrain();
+  void CheckDrain();
+  void CheckStep();
+  void EndStuckJob(std::string_view why);
 
   const std::function<void(std::string_view)> end_job_;
   const double overrun_seconds_;
   std::mutex mutex_;  // Held while the thread acts, so that Ended() waits for it.
   ShoalServer* server_ = nullptr;
+  const EngineClient* engine_ = nullptr;
+  double step_seconds_max_ = 0;
+  uint64_t steps_ = 0;  // Done when last looked at,
+  std::chrono::steady_clock::time_point steps_since_;  // and since when there are so many, or nothing to do.
   bool ended_ = false;
   std::atomic<bool> stop_ = false;
   std::thread thread_;

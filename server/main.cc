@@ -29,6 +29,7 @@
 #include "model/config.h"
 #include "model/prepare.h"
 #include "model/tokenizer.h"
+#include "model/tokenizer_fit.h"
 #include "model/weights.h"
 #include "parallel/mpi_communicator.h"
 #include "parallel/mpi_world.h"
@@ -100,6 +101,8 @@ absl::Status MakePlanForAll(MpiWorld& world, const Config& config, Rank& rank) {
     // Here, so that what is wrong with it is said before the weights are read.
     if (world.rank() == 0) {
       ASSIGN_OR_RETURN(rank.text, LoadTextModel(config.model_dir));
+      RETURN_IF_ERROR(CheckTokenizerFitsModel(*rank.text.tokenizer, rank.model, config.model_dir));
+      TakeEosFromTokenizer(*rank.text.tokenizer, &rank.model);
     }
     return absl::OkStatus();
   };
@@ -209,7 +212,7 @@ absl::Status RunFrontEnd(MpiWorld& world, const Config& config, Rank& rank, Cloc
       ShoalServer::Start(MakeServerOptions(config), MakeServingModel(config, rank, memory, *engine));
   RETURN_IF_ERROR(AgreeOn(world, listening.status()));
   const std::unique_ptr<ShoalServer> server = *std::move(listening);
-  watch.Serving(server.get());
+  watch.Serving(server.get(), engine.get(), config.proto.limits().step_seconds());
   server->SetReady();
   LogInfo("ready: ", config.served_model_name, " on ", server->address().ToString(), ", ", world.size(),
           world.size() == 1 ? " rank, " : " ranks, ", rank.plan.kv_tokens(), " tokens of KV cache, ",

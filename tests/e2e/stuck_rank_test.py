@@ -27,7 +27,7 @@ def blocks_signal(pid, number):
 
 
 class FrozenRankTest(unittest.TestCase):
-    """A drain ends the job although one rank never answers."""
+    """The job ends although one rank never answers: by itself, and sooner with a drain."""
 
     def check(self, begin_drain, busy=True, seconds=10, **options):
         """Freezes rank 1, lets a request wait for it if `busy`, and drains with `begin_drain(server)`."""
@@ -62,6 +62,9 @@ class FrozenRankTest(unittest.TestCase):
 
     def test_drain_by_sigterm_to_rank_0(self):
         self.check(lambda server: os.kill(server.process.rank_pids()[0], signal.SIGTERM), drain_seconds=1)
+
+    def test_a_step_that_takes_too_long(self):
+        self.check(lambda server: None, limits={"step_seconds": 2})
 
     def test_drain_of_an_idle_job(self):
         self.check(lambda server: server.client.admin.Drain(pb.DrainRequest(deadline_seconds=1), timeout=5), busy=False,

@@ -146,7 +146,7 @@ TEST(ModelConfigTest, RopeGivenTwiceMustAgree) {
   EXPECT_EQ(Parse(json)->rope.factor, 2);
   json["rope_parameters"] = linear;
   json["rope_parameters"]["rope_theta"] = 500000.0;
-  EXPECT_THAT(std::string(Parse(json).status().message()), HasSubstr("is given twice, as 1000000 and 500000"));
+  EXPECT_THAT(std::string(Parse(json).status().message()), HasSubstr("is given twice, as 1e+06 and 500000"));
 }
 
 TEST(ModelConfigTest, RopeFrequenciesFollowTheFormulas) {

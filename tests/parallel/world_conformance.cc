@@ -206,7 +206,9 @@ TEST_P(WorldConformanceTest, ReportsOfAPhaseThatAllEndLeaveTheVerdictToAgreeOn) 
     PhaseReports reports(world);
     const absl::Status mine = absl::DataLossError(StrCat("of ", world.rank()));
     ASSERT_TRUE(reports.Report(mine).ok());
-    if (world.rank() == 0) EXPECT_TRUE(reports.WaitForAll(20).ok());
+    if (world.rank() == 0) {
+      EXPECT_TRUE(reports.WaitForAll(20).ok());
+    }
     EXPECT_EQ(AgreeOn(world, mine), absl::DataLossError("rank 0: of 0"));
   });
 }

@@ -1,4 +1,4 @@
-// The watch over drains that do not end. What signals do is tested end to end: tests/e2e/stuck_rank_test.py.
+// The watch over drains and steps that do not end. What signals do is tested end to end: tests/e2e/stuck_rank_test.py.
 #include "server/job_watch.h"
 
 #include <future>
@@ -27,7 +27,7 @@ class JobWatchTest : public ServerTest {
 
 TEST_F(JobWatchTest, ADrainThatStandsStillEndsStreamsAndThenTheJob) {
   StartReady();
-  watch_.Serving(server_.get());
+  watch_.Serving(server_.get(), engine_.get(), 100);
   engine_->Pause(true);
   StreamOutcome hanging;
   std::thread client([&] { hanging = Generate(TextRequest("abc", 300)); });
@@ -41,9 +41,23 @@ TEST_F(JobWatchTest, ADrainThatStandsStillEndsStreamsAndThenTheJob) {
   watch_.Ended();
 }
 
+TEST_F(JobWatchTest, AStepThatStandsStillEndsTheJobWithoutADrain) {
+  StartReady();
+  watch_.Serving(server_.get(), engine_.get(), 0.3);
+  ASSERT_EQ(end_.wait_for(milliseconds(700)), std::future_status::timeout);  // Nothing to do is not standing still.
+  engine_->Pause(true);
+  StreamOutcome hanging;
+  std::thread client([&] { hanging = Generate(TextRequest("abc", 300)); });
+  ASSERT_EQ(end_.wait_for(milliseconds(5000)), std::future_status::ready);
+  EXPECT_THAT(end_.get(), HasSubstr("limits.step_seconds"));
+  client.join();
+  EXPECT_EQ(hanging.status.error_code(), grpc::StatusCode::UNAVAILABLE);
+  watch_.Ended();
+}
+
 TEST_F(JobWatchTest, AServerThatDoesNotDrainMayRunForEver) {
   StartReady();
-  watch_.Serving(server_.get());
+  watch_.Serving(server_.get(), engine_.get(), 100);
   EXPECT_EQ(server_->drain_deadline(), std::nullopt);
   EXPECT_EQ(end_.wait_for(milliseconds(700)), std::future_status::timeout);
   watch_.Ended();
@@ -51,7 +65,7 @@ TEST_F(JobWatchTest, AServerThatDoesNotDrainMayRunForEver) {
 
 TEST_F(JobWatchTest, AnEngineThatHasEndedIsNotWatched) {
   StartReady();
-  watch_.Serving(server_.get());
+  watch_.Serving(server_.get(), engine_.get(), 100);
   server_->Drain(0);
   EXPECT_NE(server_->drain_deadline(), std::nullopt);
   watch_.Ended();

@@ -96,8 +96,8 @@ TEST(PromptTest, ATokenThatIsTheWholeContentStaysText) {
 }
 
 TEST(PromptTest, BlanksAndLettersAreTokensForEverybody) {
-  const auto tokenizer = MakeByteTokenizer({"  ", "\xC3\xB6"});
-  const auto ids = EncodePrompt(PromptChat{{{"user", "a  \xC3\xB6<|im_end|>"}}, false}, *tokenizer, RenderPlain);
+  const auto tokenizer = MakeByteTokenizer({"  ", "\xE4\xB8\xAD"});
+  const auto ids = EncodePrompt(PromptChat{{{"user", "a  \xE4\xB8\xAD<|im_end|>"}}, false}, *tokenizer, RenderPlain);
   ASSERT_TRUE(ids.ok()) << ids.status();
   std::vector<int32_t> expected = {kStartId};
   for (const int32_t id : Bytes("user\na")) expected.push_back(id);
