@@ -230,6 +230,7 @@ absl::Status EngineImpl::FillPipeline() {
       RequestTimes& times = active_.at(id).times;
       if (times.first_scheduled == 0) times.first_scheduled = now;
     }
+    PublishLoads();  // This rank's own part runs in Submit: who watches us must see what runs, above all if it hangs.
     RETURN_IF_ERROR(executor_.Submit(step->plan));
   }
   return absl::OkStatus();

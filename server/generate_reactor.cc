@@ -162,6 +162,7 @@ void GenerateReactor::TakeToken(const TokenEvent& event, v1::Chunk* chunk) {
 void GenerateReactor::SetOutcome(const TokenEvent& event) {
   std::lock_guard lock(mutex_);
   engine_done_ = true;
+  serving_->streams.EngineDone(id_);
   if (status_) return;
   if (event.finish == Finish::kError && reason_ == Reason::kNone) {
     status_ = event.status.ok() ? absl::InternalError("the engine ended the request without a reason") : event.status;

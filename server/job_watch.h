@@ -20,7 +20,8 @@ void UnblockEndSignals();
 
 // A thread that takes SIGTERM and SIGINT, which every other thread blocks. While no server runs yet a signal ends the
 // job at once; then it drains the server. A rank that is stuck ends the job too, its streams with UNAVAILABLE, then all
-// ranks: seen by a step that takes too long, or by a drain whose engine still runs `overrun_seconds` after the deadline.
+// ranks: seen by a step that takes too long, or by a drain whose engine still runs `overrun_seconds` after the
+// deadline.
 class JobWatch {
  public:
   // `end_job` is called with the reason, on the watch's thread, and should not return: it ends all ranks at once.
@@ -47,7 +48,7 @@ class JobWatch {
   ShoalServer* server_ = nullptr;
   const EngineClient* engine_ = nullptr;
   double step_seconds_max_ = 0;
-  uint64_t steps_ = 0;  // Done when last looked at,
+  uint64_t steps_ = 0;                                 // Done when last looked at,
   std::chrono::steady_clock::time_point steps_since_;  // and since when there are so many, or nothing to do.
   bool ended_ = false;
   std::atomic<bool> stop_ = false;

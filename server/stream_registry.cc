@@ -11,7 +11,7 @@ namespace shoal {
 namespace {
 
 // Each holds up to about 150 KiB that its client has not read.
-constexpr size_t kClosingMax = 1024;
+constexpr size_t kUnreadMax = 1024;
 constexpr auto kWatchPeriod = std::chrono::milliseconds(100);
 
 std::string MakePrefix() {
@@ -33,28 +33,40 @@ StreamRegistry::~StreamRegistry() {
 }
 
 absl::StatusOr<std::string> StreamRegistry::Add(const std::string& id, std::weak_ptr<RegisteredStream> stream,
-                                                size_t running_max) {
+                                                size_t places) {
   bool first = false;
   std::string taken = id;
   {
     std::lock_guard lock(mutex_);
     if (closed_) return absl::UnavailableError("the server is shutting down");
-    if (running_.size() >= running_max) {
-      return absl::ResourceExhaustedError(StrCat("the queue is full with ", running_max, " requests; retry later"));
+    if (places_taken_ >= places) {
+      return absl::ResourceExhaustedError(StrCat("the queue is full with ", places, " requests; retry later"));
     }
     // Not part of the limit above, so that a client which sends its next request at once does not count twice.
-    if (closing_.size() >= kClosingMax) {
+    const size_t unread = running_.size() - places_taken_ + closing_.size();
+    if (unread >= kUnreadMax) {
       return absl::ResourceExhaustedError(
-          StrCat(closing_.size(), " ended streams wait for their clients to read them; retry later"));
+          StrCat(unread, " ended streams wait for their clients to read them; retry later"));
     }
     if (taken.empty()) taken = FreeId();
-    if (!running_.try_emplace(taken, std::move(stream)).second) {
+    if (!running_.try_emplace(taken, Running{.stream = std::move(stream)}).second) {
       return absl::AlreadyExistsError(StrCat("request_id '", id, "' is in use by a running request; use another id"));
     }
+    ++places_taken_;
     first = running_.size() + closing_.size() == 1;
   }
   if (first) wake_.notify_one();
   return taken;
+}
+
+// With mutex_ held.
+void StreamRegistry::FreePlace(Running& running) {
+  if (std::exchange(running.has_place, false)) --places_taken_;
+}
+
+void StreamRegistry::EngineDone(const std::string& id) {
+  std::lock_guard lock(mutex_);
+  if (const auto found = running_.find(id); found != running_.end()) FreePlace(found->second);
 }
 
 void StreamRegistry::Finish(const std::string& id) {
@@ -62,7 +74,8 @@ void StreamRegistry::Finish(const std::string& id) {
   const auto found = running_.find(id);
   if (found == running_.end()) return;
   // Null if the stream is gone already; then nobody would call Remove.
-  if (const auto stream = found->second.lock()) closing_.emplace(stream.get(), found->second);
+  if (const auto stream = found->second.stream.lock()) closing_.emplace(stream.get(), found->second.stream);
+  FreePlace(found->second);
   running_.erase(found);
 }
 
@@ -76,7 +89,7 @@ bool StreamRegistry::Abort(const std::string& id) {
   {
     std::lock_guard lock(mutex_);
     const auto found = running_.find(id);
-    if (found != running_.end()) stream = found->second.lock();
+    if (found != running_.end()) stream = found->second.stream.lock();
   }
   if (stream == nullptr) return false;
   stream->Abort();
@@ -112,7 +125,7 @@ std::vector<std::shared_ptr<RegisteredStream>> StreamRegistry::Snapshot() const 
   const auto add = [&all](const std::weak_ptr<RegisteredStream>& weak) {
     if (auto stream = weak.lock()) all.push_back(std::move(stream));
   };
-  for (const auto& [id, weak] : running_) add(weak);
+  for (const auto& [id, running] : running_) add(running.stream);
   for (const auto& [key, weak] : closing_) add(weak);
   return all;
 }

@@ -28,8 +28,8 @@ class RegisteredStream {
   virtual void ForceEnd() = 0;
 };
 
-// Thread-safe. A stream is running until Finish, which frees its id, and then closing until Remove: its client may be
-// slow to read the end, or never do so. Both kinds are open calls.
+// Thread-safe. A stream takes a place until EngineDone, has its id until Finish, and is an open call until Remove: its
+// client may be slow to read the end, or never do so.
 class StreamRegistry {
  public:
   StreamRegistry();
@@ -40,9 +40,11 @@ class StreamRegistry {
 
   // Returns the id; an empty one becomes "shoal-1f3a9c02-17": the middle is drawn once per registry, so that a client
   // does not hit such an id by accident, and an id in use is passed over.
-  // Errors: kAlreadyExists if the id is in use; kResourceExhausted if `running_max` streams run or very many
-  // are closing; kUnavailable after Close().
-  absl::StatusOr<std::string> Add(const std::string& id, std::weak_ptr<RegisteredStream> stream, size_t running_max);
+  // Errors: kAlreadyExists if the id is in use; kResourceExhausted if `places` are taken or very many streams wait for
+  // their clients to read the end; kUnavailable after Close().
+  absl::StatusOr<std::string> Add(const std::string& id, std::weak_ptr<RegisteredStream> stream, size_t places);
+  // The engine needs nothing more for it: its place is free.
+  void EngineDone(const std::string& id);
   // The id is free again.
   void Finish(const std::string& id);
   // gRPC is done with the call. A stream that was never added is ignored.
@@ -56,14 +58,21 @@ class StreamRegistry {
   size_t size() const;
 
  private:
+  struct Running {
+    std::weak_ptr<RegisteredStream> stream;
+    bool has_place = true;
+  };
+
   void Watch();
   std::string FreeId();
+  void FreePlace(Running& running);
   std::vector<std::shared_ptr<RegisteredStream>> Snapshot() const;
 
   mutable std::mutex mutex_;
   std::condition_variable wake_;
   // Keys of closing_ are never dereferenced: while a stream is destroyed its weak_ptr is of no use any more.
-  std::unordered_map<std::string, std::weak_ptr<RegisteredStream>> running_;
+  std::unordered_map<std::string, Running> running_;  // By id.
+  size_t places_taken_ = 0;
   std::unordered_map<const RegisteredStream*, std::weak_ptr<RegisteredStream>> closing_;
   const std::string id_prefix_;
   uint64_t next_id_ = 1;

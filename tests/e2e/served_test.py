@@ -1,14 +1,15 @@
 """Many clients at once: right answers, limits, cancels, slow readers."""
+import json
 import statistics
+import subprocess
 import threading
 import time
 import unittest
 
 import grpc
 
-from tests.support.cluster import Cluster, pb, read_stream, request
-from tests.support.load import (FIFTY_PROMPTS, paired_ratio, run_all, run_together, slow_model, throughput, tokens_of,
-                                wait_until)
+from tests.support.cluster import SHOAL, Cluster, pb, read_stream, request, run_program
+from tests.support.load import (FIFTY_PROMPTS, paired_ratios, run_all, run_together, slow_model, tokens_of, wait_until)
 
 LONG = {"max_tokens": 1900, "ignore_eos": True, "temperature": 1.0, "seed": 5}
 
@@ -19,7 +20,8 @@ class ServerOfOneClass:
     @classmethod
     def setUpClass(cls):
         cls.server = Cluster(stages=(2,), weights="INT8", threads=1, kv_blocks=1024, block_tokens=32,
-                             batch={"max_sequences": 64, "max_waiting": 256}, **cls.options())
+                             batch={"max_sequences": 64, "max_waiting": 256}, limits={"streams_per_connection": 256},
+                             **cls.options())
         cls.client = cls.server.client
 
     @classmethod
@@ -52,18 +54,10 @@ class ServedTest(ServerOfOneClass, unittest.TestCase):
             sampled = {"temperature": 1.0, "seed": index, "top_p": 0.9} if index % 2 else {}
             requests.append((FIFTY_PROMPTS[index % 50], {"max_tokens": 96 + index % 9, "ignore_eos": index % 4 < 2, **sampled}))
         alone = run_all(self.client, requests, 1)
-        # Those that end at an end token make room for more requests: a queue keeps the server full.
-        full = [(prompt, {"max_tokens": 96, "ignore_eos": True}) for prompt in FIFTY_PROMPTS[:32]]
-        for _ in range(5):  # A very fast server may have ended some before this program has opened all.
-            results, peak = run_together(self.client, requests + full, 64)
-            tokens_of(results)
-            together = results[:64]
-            self.assertEqual(tokens_of(together), tokens_of(alone))
-            self.assertEqual([r.text for r in together], [r.text for r in alone])
-            self.assertEqual([r.finish for r in together], [r.finish for r in alone])
-            if peak == 64:
-                break
-        self.assertEqual(peak, 64)
+        together = run_together(self.client, requests, holders=64)
+        self.assertEqual(tokens_of(together), tokens_of(alone))
+        self.assertEqual([r.text for r in together], [r.text for r in alone])
+        self.assertEqual([r.finish for r in together], [r.finish for r in alone])
 
     def test_cancel_at_any_moment_leaks_nothing(self):
         codes = []
@@ -99,43 +93,6 @@ class ServedTest(ServerOfOneClass, unittest.TestCase):
         after = self.client.loads()
         self.assertEqual(after.requests_finished_total, before.requests_finished_total)
         self.assertGreaterEqual(after.requests_cancelled_total - before.requests_cancelled_total, begun)
-
-    def test_a_stalled_reader_costs_the_others_less_than_5_percent(self):
-        # Answers with 20 log probabilities per token overflow every window between us and the server.
-        heavy = {**LONG, "logprobs": 20}
-
-        def with_ninth(reads):
-            other = self.server.new_client([("grpc.http2.bdp_probe", 0), ("grpc.http2.lookahead_bytes", 4096)])
-            call = other.inference.Generate(request("Long ago", **heavy), timeout=120)
-            stop = threading.Event()
-
-            def read():
-                try:
-                    for _ in call:
-                        if stop.is_set():
-                            return
-                except grpc.RpcError:
-                    pass
-            reader = threading.Thread(target=read)
-            if reads:
-                reader.start()
-            try:
-                return throughput(self.client, 8, 160)
-            finally:
-                stop.set()
-                call.cancel()
-                if reads:
-                    reader.join()
-                other.close()
-                self.assert_idle()
-
-        ratios = []
-        for _ in range(3):  # A busy machine may spoil a round; a real loss spoils all of them.
-            ratios.append(paired_ratio(lambda: with_ninth(False), lambda: with_ninth(True), 4))
-            if ratios[-1] >= 0.95:
-                break
-        print(f"throughput of the others, ninth stream stalled / reading: {ratios}")
-        self.assertGreaterEqual(max(ratios), 0.95)
 
     def test_invalid_utf8_is_refused_with_the_offset(self):
         call = self.client.channel.unary_stream("/shoal.v1.Inference/Generate", request_serializer=lambda raw: raw,
@@ -257,6 +214,58 @@ class LongStreamsTest(ServerOfOneClass, unittest.TestCase):
         self.assertEqual(result.code, grpc.StatusCode.OK)
         self.assertLess(len(result.ids), LONG["max_tokens"])
 
+    def test_a_stalled_reader_costs_the_others_less_than_5_percent(self):
+        """The ninth stream is read by a program of its own, or by nobody; the others are `shoal bench`."""
+        bench = ["bench", "--server", self.server.address, "--requests", 8, "--concurrency", 8, "--prompt-tokens", 16,
+                 "--max-tokens", 100, "--temperature", 1, "--json"]
+
+        def others():
+            """Their tokens per second, while the ninth stream runs."""
+            # Far enough that what nobody reads has filled every buffer on its way.
+            ahead = self.client.loads().generation_tokens_total + 300
+            self.assertIsNotNone(wait_until(lambda: self.client.loads().generation_tokens_total >= ahead, 30))
+            status, out, error, _ = run_program([SHOAL, *bench])
+            self.assertEqual(status, 0, error)
+            self.assertEqual(self.client.loads().num_running_reqs, 1, "the ninth stream ended too soon")
+            return json.loads(out)["output_throughput"]
+
+        def stalled():
+            other = self.server.new_client([("grpc.http2.bdp_probe", 0), ("grpc.http2.lookahead_bytes", 4096)])
+            try:
+                call = other.start("Long ago", timeout=120, logprobs=20, **LONG)
+                tokens_per_second = others()
+                # What piled up comes in few, large chunks: nobody has read them, neither we nor the library.
+                largest = 0
+                for response in call:
+                    largest = max(largest, len(response.chunk.token_ids))
+                    if largest >= 100:
+                        break
+                self.assertGreaterEqual(largest, 100, "the reader was not stalled")
+                return tokens_per_second
+            finally:
+                other.close()
+                self.assert_idle()
+
+        def read():
+            reader = subprocess.Popen([str(SHOAL), "generate", "--server", self.server.address, "--prompt", "Long ago",
+                                       "--max-tokens", str(LONG["max_tokens"]), "--temperature", "1", "--seed", "5",
+                                       "--ignore-eos"], stdout=subprocess.DEVNULL)
+            try:
+                return others()
+            finally:
+                reader.terminate()
+                reader.wait()
+                self.assert_idle()
+
+        read()  # All memory touched once.
+        ratios = []
+        while len(ratios) < 12:  # A busy machine may spoil some: their median counts.
+            ratios += paired_ratios(stalled, read, 4)
+            if statistics.median(ratios) >= 0.95:
+                break
+        print(f"throughput of the others, ninth stream stalled / read: {', '.join(f'{ratio:.3f}' for ratio in ratios)}")
+        self.assertGreaterEqual(statistics.median(ratios), 0.95)
+
     def test_a_running_request_id_is_refused_a_second_time(self):
         call = self.client.inference.Generate(request("Once upon", request_id="twin", **LONG), timeout=60)
         next(iter(call))
@@ -336,11 +345,11 @@ class QueueTest(unittest.TestCase):
             self.assertEqual(server.client.generate("Once", max_tokens=2, ignore_eos=True).finish, "LENGTH")
 
     def test_a_reader_that_stalls_too_long_is_dropped(self):
-        with Cluster(weights="INT8", threads=1, limits={"stalled_reader_seconds": 1}) as server:
+        with Cluster(weights="INT8", threads=1, limits={"stalled_reader_seconds": 4}) as server:
             slow = server.new_client([("grpc.http2.bdp_probe", 0), ("grpc.http2.lookahead_bytes", 4096)])
             call = slow.inference.Generate(request("Once", **{**LONG, "logprobs": 20}), timeout=120)
             next(iter(call))
-            time.sleep(4)
+            time.sleep(6)  # Dropped after 4 s; after 8 s the call would be cut off without a word.
             freed = wait_until(lambda: server.client.loads().kv_blocks_used == 0, 15)
             self.assertIsNotNone(freed, str(server.client.loads()))
             with self.assertRaises(grpc.RpcError) as caught:

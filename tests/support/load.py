@@ -38,24 +38,25 @@ def run_all(client, requests, concurrency):
         return [future.result() for future in futures]
 
 
-def run_together(client, requests, peak):
-    """Runs `requests` and proves that `peak` of them were running at one moment: (results, largest number seen).
+def run_together(client, requests, holders=0, held_tokens=1900):
+    """Runs `requests`, opened before any is read; results in the order of the list.
 
-    All streams are opened before any is read. A server that takes `peak` sequences at most and has a queue for the rest is kept
-    full by that; how soon this program reads does not matter.
+    `holders` long streams (of `held_tokens`), as many as the server runs at once, keep it busy until all of `requests` wait in
+    its queue: then it runs as many of them at a time as it can, however slowly this program opens and reads. AssertionError if
+    they never wait together.
     """
-    finished = client.loads().requests_finished_total
-    calls = [client.start(prompt, **options) for prompt, options in requests]
-    seen = 0
-
-    def full_or_over():
-        nonlocal seen
-        loads = client.loads()
-        seen = max(seen, loads.num_running_reqs)
-        return seen >= peak or loads.requests_finished_total - finished > len(requests) - peak
-    wait_until(full_or_over, 30, interval=0.001)
-    with concurrent.futures.ThreadPoolExecutor(max_workers=min(len(calls), 64)) as pool:
-        return list(pool.map(cluster.read_stream, calls)), seen
+    for _ in range(3):  # The holders may end too soon, should this program be very slow.
+        held = [client.start("Once", max_tokens=held_tokens, ignore_eos=True) for _ in range(holders)]
+        calls = [client.start(prompt, **options) for prompt, options in requests]
+        wait = 10 if holders else 0
+        waiting = wait_until(lambda: client.loads().num_waiting_reqs >= len(requests), wait)
+        for call in held:
+            call.cancel()
+        with concurrent.futures.ThreadPoolExecutor(max_workers=min(len(calls), 64)) as pool:
+            results = list(pool.map(cluster.read_stream, calls))
+        if not holders or waiting is not None:
+            return results
+    raise AssertionError(f"{len(requests)} requests never waited at the same time")
 
 
 def tokens_of(results):
@@ -81,25 +82,16 @@ def wait_until(condition, seconds, interval=0.01):
         time.sleep(interval)
 
 
-def throughput(client, streams, tokens, prompt="Once upon a time, there was a"):
-    """Tokens per second of `streams` equal requests of `tokens` tokens that start together, all of them together."""
-    begin = time.monotonic()
-    results = run_all(client, [(prompt, {"max_tokens": tokens, "ignore_eos": True, "seed": index, "temperature": 1.0})
-                               for index in range(streams)], streams)
-    count = sum(len(ids) for ids in tokens_of(results))
-    return count / (time.monotonic() - begin)
-
-
-def paired_ratio(measure_a, measure_b, rounds):
-    """Median of a/b over `rounds` pairs measured right after each other, in alternating order: slow drifts cancel."""
+def paired_ratios(measure_a, measure_b, pairs):
+    """a/b of `pairs` pairs measured right after each other, in alternating order: slow drifts cancel in their median."""
     ratios = []
-    for index in range(rounds):
+    for index in range(pairs):
         if index % 2 == 0:
             a, b = measure_a(), measure_b()
         else:
             b, a = measure_b(), measure_a()
         ratios.append(a / b)
-    return statistics.median(ratios)
+    return ratios
 
 
 def median_at_least(measure, limit, windows_max=8, enough=3):
