@@ -1,7 +1,5 @@
 #include "model/loader_parallel.h"
 
-#include <sched.h>
-
 #include <algorithm>
 #include <atomic>
 #include <mutex>
@@ -9,15 +7,11 @@
 #include <vector>
 
 #include "base/check.h"
+#include "base/cores.h"
 
 namespace shoal {
 
-int LoaderThreads() {
-  cpu_set_t cores;
-  CPU_ZERO(&cores);
-  if (sched_getaffinity(0, sizeof(cores), &cores) != 0) return 1;
-  return std::clamp(CPU_COUNT(&cores), 1, 64);
-}
+int LoaderThreads() { return std::min(CoresAllowed(), 64); }
 
 absl::Status ParallelChunks(int64_t n, int64_t chunk, int threads,
                             const std::function<absl::Status(int64_t begin, int64_t end)>& work) {

@@ -6,6 +6,8 @@
 
 #include <algorithm>
 
+#include "base/cores.h"
+
 #if defined(__x86_64__)
 #include <immintrin.h>
 #endif
@@ -17,13 +19,6 @@ void PauseInstruction() {
 #if defined(__x86_64__)
   _mm_pause();
 #endif
-}
-
-int CoresAllowed() {
-  cpu_set_t set;
-  CPU_ZERO(&set);
-  if (sched_getaffinity(0, sizeof(set), &set) != 0) return 1;
-  return std::max(1, CPU_COUNT(&set));
 }
 
 }  // namespace

@@ -1,6 +1,5 @@
 // shoal-server: the rank program. The composition root: the only file that knows which world, communicator and device
 // the rest of the code was given.
-#include <sched.h>
 #include <signal.h>
 #include <sys/prctl.h>
 
@@ -17,6 +16,7 @@
 #include <utility>
 #include <vector>
 
+#include "base/cores.h"
 #include "base/log.h"
 #include "base/status_macros.h"
 #include "base/str_cat.h"
@@ -118,10 +118,7 @@ absl::Status MakePlanForAll(MpiWorld& world, const Config& config, Rank& rank) {
 // Cores this process may use, shared with the other ranks of the host that may use the same.
 int ThreadsPerRank(const Config& config, const MpiWorld& world) {
   if (config.proto.threads() > 0) return config.proto.threads();
-  cpu_set_t set;
-  CPU_ZERO(&set);
-  if (sched_getaffinity(0, sizeof(set), &set) != 0) return 1;
-  return std::max(1, CPU_COUNT(&set) / world.core_sharers());
+  return std::max(1, CoresAllowed() / world.core_sharers());
 }
 
 // Ends the job although other ranks may be anywhere. Only one rank may come here, so that the reason is said once.

@@ -1,5 +1,6 @@
 #include "server/server.h"
 
+#include <algorithm>
 #include <chrono>
 #include <cmath>
 #include <mutex>
@@ -97,9 +98,9 @@ class GrpcServer final : public ShoalServer {
       std::lock_guard lock(mutex_);
       if (shut_down_) return;
       SetHealth(false);
-      // As in the engine, the first call counts.
-      if (!drain_deadline_)
-        drain_deadline_ = Clock::now() + std::chrono::milliseconds(std::llround(deadline_seconds * 1e3));
+      // As in the engine: a further call can only hurry.
+      const auto deadline = Clock::now() + std::chrono::milliseconds(std::llround(deadline_seconds * 1e3));
+      drain_deadline_ = std::min(drain_deadline_.value_or(deadline), deadline);
     }
     serving_.Drain(deadline_seconds);
   }

@@ -1,10 +1,9 @@
 // The host CPU as a Device: work is done at once, in the caller's thread and its pool.
-#include <sched.h>
-
 #include <cstring>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "base/cores.h"
 #include "base/status_macros.h"
 #include "base/thread_pool.h"
 #include "kernels/cpu/cpu_features.h"
@@ -109,13 +108,6 @@ class CpuDevice final : public Device {
   std::vector<std::unique_ptr<Buffer>> owned_;
 };
 
-int CoresOfProcess() {
-  cpu_set_t cores;
-  CPU_ZERO(&cores);
-  if (sched_getaffinity(0, sizeof(cores), &cores) != 0) return 1;
-  return std::max(CPU_COUNT(&cores), 1);
-}
-
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<Device>> CreateCpuDevice(const CpuDeviceOptions& options) {
@@ -124,7 +116,7 @@ absl::StatusOr<std::unique_ptr<Device>> CreateCpuDevice(const CpuDeviceOptions& 
                                                    options.memory_budget, " must be 0..1024 and not negative"));
   }
   ASSIGN_OR_RETURN(const cpu::KernelTable* kernels, cpu::ChooseKernels(options.isa));
-  const int threads = options.threads > 0 ? options.threads : CoresOfProcess();
+  const int threads = options.threads > 0 ? options.threads : CoresAllowed();
   return std::make_unique<CpuDevice>(threads, options.memory_budget, *kernels);
 }
 
