@@ -67,7 +67,7 @@ absl::Status GenerateReactor::Begin(const v1::GenerateRequest& request) {
   ASSIGN_OR_RETURN(call_, CheckGenerateRequest(request, serving_->limits, serving_->model.defaults));
   seed_ = call_.request.sampling.seed;
   ASSIGN_OR_RETURN(id_, serving_->streams.Add(call_.request_id, weak_from_this(), serving_->running_max));
-  if (!serving_->prompts.Submit([self = shared_from_this()] { self->Prepare(); }, request.SpaceUsedLong())) {
+  if (!serving_->prompts.Submit([self = shared_from_this()] { self->Prepare(); }, request.ByteSizeLong())) {
     return absl::ResourceExhaustedError("too many prompts wait to be read; try again later");
   }
   return absl::OkStatus();

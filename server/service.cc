@@ -67,14 +67,14 @@ grpc::ServerWriteReactor<v1::GenerateResponse>* InferenceService::Generate(grpc:
 grpc::ServerUnaryReactor* InferenceService::Tokenize(grpc::CallbackServerContext* context,
                                                      const v1::TokenizeRequest* request,
                                                      v1::TokenizeResponse* response) {
-  return RunOnPool(serving_, context, request->SpaceUsedLong(),
+  return RunOnPool(serving_, context, request->ByteSizeLong(),
                    [serving = serving_, request, response] { return RunTokenize(*serving, *request, response); });
 }
 
 grpc::ServerUnaryReactor* InferenceService::Detokenize(grpc::CallbackServerContext* context,
                                                        const v1::DetokenizeRequest* request,
                                                        v1::DetokenizeResponse* response) {
-  return RunOnPool(serving_, context, request->SpaceUsedLong(),
+  return RunOnPool(serving_, context, request->ByteSizeLong(),
                    [serving = serving_, request, response] { return RunDetokenize(*serving, *request, response); });
 }
 
