@@ -3,14 +3,11 @@
 #include <sched.h>
 
 #include <algorithm>
+#include <charconv>
 #include <cstdint>
 #include <fstream>
 #include <string>
-#include <vector>
-
-#include "absl/strings/numbers.h"
-#include "absl/strings/str_split.h"
-#include "absl/strings/strip.h"
+#include <system_error>
 
 namespace shoal {
 namespace {
@@ -38,10 +35,13 @@ int CoresOfGroups() {
 }  // namespace
 
 int CoresOfCpuMax(std::string_view text) {
-  const std::vector<std::string_view> parts = absl::StrSplit(absl::StripSuffix(text, "\n"), ' ');
+  if (text.ends_with('\n')) text.remove_suffix(1);
+  const char* end = text.data() + text.size();
   int64_t quota = 0, period = 0;
-  if (parts.size() != 2 || !absl::SimpleAtoi(parts[0], &quota) || !absl::SimpleAtoi(parts[1], &period)) return 0;
-  if (quota <= 0 || period <= 0) return 0;
+  const auto [space, quota_error] = std::from_chars(text.data(), end, quota);
+  if (quota_error != std::errc() || space == end || *space != ' ') return 0;
+  const auto [rest, period_error] = std::from_chars(space + 1, end, period);
+  if (period_error != std::errc() || rest != end || quota <= 0 || period <= 0) return 0;
   return static_cast<int>(std::min<int64_t>((quota - 1) / period + 1, 1 << 20));
 }
 
