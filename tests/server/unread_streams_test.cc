@@ -11,7 +11,7 @@ using std::chrono::microseconds;
 using std::chrono::milliseconds;
 using ::testing::HasSubstr;
 
-constexpr double kStalledSeconds = 0.5;
+constexpr double kStalledSeconds = 1.5;
 
 class UnreadStreamsTest : public ServerTest {
  protected:
@@ -33,7 +33,7 @@ class UnreadStreamsTest : public ServerTest {
 };
 
 TEST_F(UnreadStreamsTest, AStreamWhoseTextIsNeverReadIsCutOffAtTwiceTheLimit) {
-  StartReady(std::make_unique<FakeEngine>(FakeEngine::Echo, microseconds(100)), kStalledSeconds);
+  StartReady(std::make_unique<FakeEngine>(FakeEngine::Echo, microseconds(400)), kStalledSeconds);
   const auto stub = SmallWindowStub();
   grpc::ClientContext context;
   auto reader = stub->Generate(&context, LongTokens(10000));
