@@ -3,6 +3,7 @@
 
 #include <array>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
 
@@ -62,6 +63,11 @@ class Device {
   // Waits for all queued work. Returns the first fault since start-up, for ever after.
   virtual absl::Status Synchronize() = 0;
 
+  // Queues what `work` queues on this device, and nothing else that matters: a device may record it under `key` the
+  // first time and only replay the record later. So whatever differs between calls of one key must be in device memory,
+  // and `work` waits for nothing. Errors: what `work` returns, or the driver.
+  virtual absl::Status Replay(uint64_t key, const std::function<absl::Status()>& work) = 0;
+
   virtual Ops& ops() = 0;
   virtual const MemoryLedger& ledger() const = 0;
   // For people: "cpu, 2 threads, avx512-vnni".
@@ -78,6 +84,20 @@ struct CpuDeviceOptions {
 
 // Errors: kInvalidArgument for an unknown isa; kFailedPrecondition if this CPU lacks it.
 absl::StatusOr<std::unique_ptr<Device>> CreateCpuDevice(const CpuDeviceOptions& options);
+
+struct CudaDeviceOptions {
+  int index = 0;              // Which GPU of this process.
+  int64_t memory_budget = 0;  // Bytes; 0: no limit but the GPU's.
+  // "", or one of "dp4a", "sm75", "sm80" to force the instructions of matrix products (tests, measurements).
+  std::string path;
+  bool graphs = true;                           // False: Replay runs its work every time.
+  int64_t workspace_bytes = int64_t{32} << 20;  // Device memory for ops, from the budget.
+};
+
+// Provided by one of three libraries, which the program chooses by linking: the CUDA back end, its emulation for tests,
+// or neither. Errors: kFailedPrecondition where there is no GPU or no CUDA in this build; kInvalidArgument for an
+// unknown path; kResourceExhausted if the budget does not hold the workspace.
+absl::StatusOr<std::unique_ptr<Device>> CreateCudaDevice(const CudaDeviceOptions& options);
 
 // Plain double-precision loops: the oracle of the conformance suite.
 std::unique_ptr<Device> CreateReferenceDevice();

@@ -21,7 +21,8 @@ struct AttentionPlan {
   Tensor query_start;  // [S + 1] i32
   // Keys visible to the sequence's last token, itself included. Its earlier tokens see one less each.
   Tensor context_len;  // [S] i32
-  // KV block ids of each sequence, in order of position; entries past ceil(context_len / B) are not read.
+  // KV block ids of each sequence, in order of position; entries past ceil(context_len / B) are not read. No block
+  // belongs to two sequences of a step.
   Tensor block_table;  // [S, max_blocks] i32
 };
 
@@ -89,7 +90,8 @@ class Ops {
   //   k, v: [T, K*D]; slots: [T] i32.
   virtual void StoreKv(Tensor k, Tensor v, Tensor slots, KvView cache) = 0;
 
-  // Causal softmax(q k^T / sqrt(D)) v of each token over its own sequence, online over KV blocks in order of position.
+  // Causal softmax(q k^T / sqrt(D)) v of each token over its own sequence: online over KV blocks in order of position,
+  // in partitions (attention_partition.h) that are merged in order.
   //   q: [T, H*D]; out: [T, H*D].
   virtual void Attention(Tensor q, KvView cache, const AttentionPlan& plan, const HeadMap& heads,
                          const Activation& out) = 0;

@@ -32,7 +32,7 @@ CONFINED = [
     (r"nlohmann/.*", r"(base|model|server|tools|tests)/.*|parallel/plan_text.*", "JSON goes through base/json.h"),
     (r"(immintrin|x86intrin|amxintrin|xmmintrin|emmintrin)\.h", r"kernels/.*|base/thread_pool\..*|parallel/backoff\..*",
      "instruction sets are a matter of the kernels; spinning loops may pause"),
-    (r"kernels/(cpu|cuda|reference)/.*", r"kernels/(cpu|cuda|reference)/.*|kernels/[a-z_]+\.cc|tests/(kernels|bench)/.*",
+    (r"kernels/(cpu|cuda|reference)/.*", r"kernels/(cpu|cuda|reference)/.*|kernels/[a-z_]+\.cc|tests/(kernels|bench|emulation|gpu)/.*",
      "other folders use kernels/device.h and kernels/ops.h"),
     (r"parallel/(mpi|nccl)_.*", r"parallel/.*|server/main\.cc|tests/.*", "the composition root picks the concrete classes"),
     (r"parallel/(single|thread)_.*", r"(parallel|tools|tests)/.*|server/main\.cc",

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "kernels/attention_partition.h"
 #include "kernels/cpu/cpu_ops.h"
 
 namespace shoal::cpu {
@@ -71,6 +72,7 @@ void CpuOps::Attention(Tensor q, KvView cache, const AttentionPlan& plan, const 
   args.f16 = cache.k.dtype == DType::kF16;
   args.kv_heads = heads.kv_heads;
   args.block = cache.k.dims[2];
+  args.blocks_per_partition = BlocksPerPartition(static_cast<int>(args.block));
   args.head_dim = heads.head_dim;
   args.scale = 1.0f / std::sqrt(static_cast<float>(heads.head_dim));
   args.out = to.dense;

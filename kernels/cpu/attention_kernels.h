@@ -4,6 +4,8 @@
 // softmax state and sees the same sequence of operations whatever else is in the item:
 //   score[key] = scale * (chain of fma over d);  m' = max(m, scores);  p = exp(score - m');
 //   l = l * exp(m - m') + sum of p (16 lanes, by halves);  o[d] = o[d] * exp(m - m') + chain of fma over keys.
+// At the end of a partition (attention_partition.h) its m, l and o join those of the partitions before:
+//   M' = max(M, m);  L = l * exp(m - M') + L * exp(M - M');  O[d] the same.
 // A 16-key tile of K is transposed once for all rows, so scores need no sums across lanes.
 // Bound: K and V are read once per item from memory; the transposed tile and V stay in L1.
 #pragma once
@@ -24,6 +26,10 @@ struct AttentionState {
   float* outputs;  // [rows][padded]
   float* largest;  // [rows]
   float* total;    // [rows]
+  // The same of the partitions before.
+  float* all_outputs;
+  float* all_largest;
+  float* all_total;
   int64_t padded;  // head_dim up to a multiple of 16.
 };
 
@@ -36,6 +42,9 @@ inline AttentionState SplitScratch(float* scratch, int64_t head_dim) {
   s.outputs = s.scores + kAttentionRows * 16;
   s.largest = s.outputs + kAttentionRows * s.padded;
   s.total = s.largest + kAttentionRows;
+  s.all_outputs = s.total + kAttentionRows;
+  s.all_largest = s.all_outputs + kAttentionRows * s.padded;
+  s.all_total = s.all_largest + kAttentionRows;
   return s;
 }
 
@@ -146,31 +155,70 @@ void AttentionTile(const AttentionArgs& args, const AttentionItem& item, const A
   }
 }
 
-template <class L>
-void Attention(const AttentionArgs& args, const AttentionItem& item, float* scratch) {
-  using F = typename L::F;
-  const AttentionState s = SplitScratch(scratch, args.head_dim);
-  const int64_t rows = item.tokens * item.heads;
+inline void ClearState(const AttentionState& s, int64_t rows) {
   for (int64_t row = 0; row < rows; ++row) {
     s.largest[row] = -__builtin_inff();
     s.total[row] = 0.0f;
     for (int64_t d = 0; d < s.padded; ++d) s.outputs[row * s.padded + d] = 0.0f;
   }
-  const int64_t keys = item.visible + item.tokens - 1;
-  for (int64_t block = 0; block * args.block < keys; ++block) {
-    const int64_t in_block = Smaller(args.block, keys - block * args.block);
-    const int64_t base = (item.blocks[block] * args.kv_heads + item.kv_head) * args.block * args.head_dim;
-    for (int64_t offset = 0; offset < in_block; offset += 16) {
-      AttentionTile<L>(args, item, s, block * args.block + offset, Smaller(16, in_block - offset),
-                       base + offset * args.head_dim);
+}
+
+// Adds the state of the partition that begins at `position` to that of the ones before.
+template <class L>
+void MergePartition(const AttentionItem& item, const AttentionState& s, int64_t position) {
+  using F = typename L::F;
+  for (int64_t row = 0; row < item.tokens * item.heads; ++row) {
+    float* out = s.outputs + row * s.padded;
+    float* all = s.all_outputs + row * s.padded;
+    if (item.visible + row / item.heads <= position) continue;  // The row sees none of its keys.
+    if (position == 0) {
+      s.all_largest[row] = s.largest[row];
+      s.all_total[row] = s.total[row];
+      for (int64_t d = 0; d < s.padded; d += 16) L::Store(all + d, L::Load(out + d));
+      continue;
     }
+    const float mine = s.all_largest[row], theirs = s.largest[row];
+    const float top = mine > theirs ? mine : theirs;
+    alignas(64) float factor[16];
+    L::Store(factor, Exp<L>(L::Set(mine - top)));
+    const F all_factor = L::Set(factor[0]);
+    L::Store(factor, Exp<L>(L::Set(theirs - top)));
+    const F out_factor = L::Set(factor[0]);
+    const F total = L::Fma(L::Set(s.total[row]), out_factor, L::Mul(L::Set(s.all_total[row]), all_factor));
+    L::Store(factor, total);
+    s.all_total[row] = factor[0];
+    s.all_largest[row] = top;
+    for (int64_t d = 0; d < s.padded; d += 16) {
+      L::Store(all + d, L::Fma(L::Load(out + d), out_factor, L::Mul(L::Load(all + d), all_factor)));
+    }
+  }
+}
+
+template <class L>
+void Attention(const AttentionArgs& args, const AttentionItem& item, float* scratch) {
+  using F = typename L::F;
+  const AttentionState s = SplitScratch(scratch, args.head_dim);
+  const int64_t rows = item.tokens * item.heads;
+  const int64_t keys = item.visible + item.tokens - 1;
+  for (int64_t first = 0; first * args.block < keys; first += args.blocks_per_partition) {
+    ClearState(s, rows);
+    const int64_t end = first + args.blocks_per_partition;
+    for (int64_t block = first; block < end && block * args.block < keys; ++block) {
+      const int64_t in_block = Smaller(args.block, keys - block * args.block);
+      const int64_t base = (item.blocks[block] * args.kv_heads + item.kv_head) * args.block * args.head_dim;
+      for (int64_t offset = 0; offset < in_block; offset += 16) {
+        AttentionTile<L>(args, item, s, block * args.block + offset, Smaller(16, in_block - offset),
+                         base + offset * args.head_dim);
+      }
+    }
+    MergePartition<L>(item, s, first * args.block);
   }
   for (int64_t row = 0; row < rows; ++row) {
     float* out =
         args.out + (item.token + row / item.heads) * args.out_stride + (item.head + row % item.heads) * args.head_dim;
-    const F inverse = L::Set(1.0f / s.total[row]);
+    const F inverse = L::Set(1.0f / s.all_total[row]);
     for (int64_t d = 0; d < args.head_dim; d += 16) {
-      L::StoreN(out + d, L::Mul(L::Load(s.outputs + row * s.padded + d), inverse), args.head_dim - d);
+      L::StoreN(out + d, L::Mul(L::Load(s.all_outputs + row * s.padded + d), inverse), args.head_dim - d);
     }
   }
 }

@@ -94,6 +94,7 @@ class CpuDevice final : public Device {
     if (in.bytes() > 0) std::memcpy(host, in.data, in.bytes());
   }
   absl::Status Synchronize() override { return absl::OkStatus(); }
+  absl::Status Replay(uint64_t, const std::function<absl::Status()>& work) override { return work(); }
   Ops& ops() override { return ops_; }
   const MemoryLedger& ledger() const override { return memory_.ledger(); }
   std::string description() const override {

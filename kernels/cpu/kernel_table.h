@@ -86,6 +86,7 @@ struct AttentionArgs {
   bool f16;
   int64_t kv_heads;
   int64_t block;
+  int64_t blocks_per_partition;
   int64_t head_dim;
   float scale;
   float* out;
@@ -109,7 +110,7 @@ struct AttentionItem {
 // Floats of scratch that an attention item needs.
 constexpr int64_t AttentionScratch(int64_t head_dim) {
   const int64_t padded = (head_dim + 15) / 16 * 16;
-  return 16 * padded * 2 + kAttentionRows * (padded + 16 + 2);
+  return 16 * padded * 2 + kAttentionRows * (2 * padded + 16 + 4);
 }
 
 struct KernelTable {

@@ -91,15 +91,18 @@ void AddResidual(const double* delta, float* residual, int64_t n) {
   }
 }
 
-// 1 / sqrt(mean(x^2) + eps): squares summed in 16 lanes by fma, then by halves.
+// 1 / sqrt(mean(x^2) + eps): squares summed in 64 lanes by fma, then by halves.
 template <class L>
 float InverseRms(const float* x, int64_t n, float eps) {
-  typename L::F squares = L::Set(0.0f);
-  for (int64_t j = 0; j < n; j += 16) {
-    const typename L::F v = L::LoadN(x + j, n - j);
-    squares = L::Fma(v, v, squares);
+  typename L::F squares[4] = {L::Set(0.0f), L::Set(0.0f), L::Set(0.0f), L::Set(0.0f)};
+  for (int64_t j = 0; j < n; j += 64) {
+    for (int64_t i = 0; i < 4 && j + 16 * i < n; ++i) {
+      const typename L::F v = L::LoadN(x + j + 16 * i, n - j - 16 * i);
+      squares[i] = L::Fma(v, v, squares[i]);
+    }
   }
-  return 1.0f / __builtin_sqrtf(L::Sum(squares) / static_cast<float>(n) + eps);
+  const typename L::F sum = L::Add(L::Add(squares[0], squares[2]), L::Add(squares[1], squares[3]));
+  return 1.0f / __builtin_sqrtf(L::Sum(sum) / static_cast<float>(n) + eps);
 }
 
 template <class L>

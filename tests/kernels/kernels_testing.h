@@ -18,13 +18,19 @@ namespace shoal {
 
 // Every back end and kernel path. A new back end joins the suite by one entry.
 inline const std::vector<std::string>& Implementations() {
-  static const std::vector<std::string> names = {"reference", "portable", "avx2", "avx512", "amx", "amx-emulated"};
+  static const std::vector<std::string> names = {"reference",    "portable",  "avx2",      "avx512",   "amx",
+                                                 "amx-emulated", "cuda-dp4a", "cuda-sm75", "cuda-sm80"};
   return names;
 }
 
 // kFailedPrecondition where this machine lacks it.
 inline absl::StatusOr<std::unique_ptr<Device>> MakeImplementation(const std::string& name, int threads = 3) {
   if (name == "reference") return CreateReferenceDevice();
+  if (name.starts_with("cuda-")) {
+    CudaDeviceOptions options;
+    options.path = name.substr(5);
+    return CreateCudaDevice(options);
+  }
   CpuDeviceOptions options;
   options.threads = threads;
   options.isa = name;

@@ -47,6 +47,7 @@ class RecordingDevice : public Device {
   void CopyIn(const void*, Tensor) override {}
   void CopyOut(Tensor, void*) override {}
   absl::Status Synchronize() override { return absl::OkStatus(); }
+  absl::Status Replay(uint64_t, const std::function<absl::Status()>& work) override { return work(); }
   Ops& ops() override { std::abort(); }
   const MemoryLedger& ledger() const override { return ledger_; }
   std::string description() const override { return "recording"; }

@@ -3,9 +3,9 @@
 set -euo pipefail
 cd "$2"
 if git rev-parse --is-inside-work-tree > /dev/null 2>&1; then
-  files=$(git -c safe.directory='*' ls-files --cached --others --exclude-standard -- '*.h' '*.cc')
+  files=$(git -c safe.directory='*' ls-files --cached --others --exclude-standard -- '*.h' '*.cc' '*.cu' '*.cuh')
 else
-  files=$(find base kernels parallel model engine server tools tests -name '*.h' -o -name '*.cc')
+  files=$(find base kernels parallel model engine server tools tests -name '*.h' -o -name '*.cc' -o -name '*.cu' -o -name '*.cuh')
 fi
 bad=0
 while IFS= read -r file; do

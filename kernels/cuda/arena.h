@@ -1,0 +1,34 @@
+// Device memory in large pieces under a hard budget.
+#pragma once
+
+#include <memory>
+
+#include "absl/status/statusor.h"
+#include "kernels/cuda/runtime.h"
+#include "kernels/device.h"
+
+namespace shoal::cuda {
+
+// Buffers are cut one after another from pieces of kArenaPiece bytes (larger ones get a piece of their own), where the
+// driver rounds every allocation up to 2 MiB, which hundreds of weights would pay for. A piece goes back to the
+// driver with its last buffer. Buffers may outlive the arena, not the runtime.
+class Arena {
+ public:
+  Arena(std::shared_ptr<Runtime> runtime, int64_t budget);
+
+  // As Device::Allocate; aligned to 256 bytes.
+  absl::StatusOr<std::unique_ptr<Buffer>> Allocate(MemoryKind kind, int64_t bytes);
+
+  const MemoryLedger& ledger() const;
+  // Bytes of all pieces: what the driver has given.
+  int64_t driver_bytes() const;
+
+  struct State;
+
+ private:
+  std::shared_ptr<State> state_;
+};
+
+constexpr int64_t kArenaPiece = int64_t{32} << 20;
+
+}  // namespace shoal::cuda

@@ -1,0 +1,241 @@
+#include "kernels/cuda/cuda_device.h"
+
+#include <cstring>
+#include <map>
+#include <utility>
+#include <vector>
+
+#include "base/status_macros.h"
+#include "base/str_cat.h"
+#include "kernels/cuda/arena.h"
+#include "kernels/cuda/cuda_ops.h"
+#include "kernels/cuda/pack.h"
+#include "kernels/cuda/staging.h"
+#include "kernels/host_memory.h"
+
+namespace shoal::cuda {
+namespace {
+
+// Copies up to this size pass through page-locked memory of the device's own, so that they do not wait for one another.
+constexpr int64_t kSmallCopy = 64 << 10;
+constexpr int64_t kSmallCopies = int64_t{2} << 20;
+
+absl::StatusOr<Path> ChoosePath(const std::string& name, const GpuInfo& gpu) {
+  if (name == "dp4a") return Path::kDp4a;
+  if (name == "sm75") return Path::kSm75;
+  if (name == "sm80") {
+    if (gpu.compute_capability >= 80) return Path::kSm80;
+    return absl::FailedPreconditionError(StrCat("cuda path 'sm80' needs compute capability 8.0; this is ", gpu.name));
+  }
+  if (!name.empty())
+    return absl::InvalidArgumentError(StrCat("cuda path '", name, "' is unknown; use dp4a, sm75, sm80"));
+  if (gpu.compute_capability >= 80) return Path::kSm80;
+  return gpu.tensor_cores ? Path::kSm75 : Path::kDp4a;
+}
+
+const char* PathName(Path path) { return path == Path::kDp4a ? "dp4a" : path == Path::kSm75 ? "sm75" : "sm80"; }
+
+// Takes consecutive parts of one allocation.
+class Parts {
+ public:
+  explicit Parts(std::byte* data) : next_(data) {}
+  Tensor Take(DType dtype, std::initializer_list<int64_t> shape) {
+    const Tensor t = MakeTensor(next_, dtype, shape);
+    next_ += t.bytes();
+    return t;
+  }
+  const std::byte* next() const { return next_; }
+
+ private:
+  std::byte* next_;
+};
+
+class CudaDevice final : public Device {
+ public:
+  CudaDevice(std::shared_ptr<Runtime> runtime, const CudaDeviceOptions& options, Path path)
+      : runtime_(std::move(runtime)),
+        arena_(runtime_, options.memory_budget),
+        staging_(*runtime_),
+        path_(path),
+        use_graphs_(options.graphs) {}
+
+  ~CudaDevice() override {
+    (void)runtime_->Synchronize();  // Nothing may still read what is about to be freed.
+    graphs_.clear();
+    if (small_ != nullptr) runtime_->FreeHost(small_);
+  }
+
+  absl::Status Start(int64_t workspace_bytes) {
+    ASSIGN_OR_RETURN(workspace_, arena_.Allocate(MemoryKind::kActivations, workspace_bytes));
+    ASSIGN_OR_RETURN(small_, runtime_->AllocateHost(kSmallCopies));
+    ops_ = std::make_unique<CudaOps>(runtime_->stream(), path_, runtime_->info().multiprocessors, workspace_->data(),
+                                     workspace_bytes);
+    return absl::OkStatus();
+  }
+
+  absl::StatusOr<std::unique_ptr<Buffer>> Allocate(MemoryKind kind, int64_t bytes) override {
+    return arena_.Allocate(kind, bytes);
+  }
+
+  absl::StatusOr<Weight> LoadWeight(const HostWeight& host) override {
+    CheckHostWeight(host);
+    const int64_t bytes = WeightBytes(host.format, host.rows, host.cols, host.bias != nullptr);
+    ASSIGN_OR_RETURN(std::unique_ptr<Buffer> buffer, arena_.Allocate(MemoryKind::kWeights, bytes));
+    const int64_t padded = (host.rows + kRowBlock - 1) / kRowBlock * kRowBlock, groups = host.cols / kWeightGroup;
+    Weight w;
+    w.format = host.format;
+    w.rows = host.rows;
+    w.cols = host.cols;
+    w.group = host.group;
+    // In the order of falling alignment.
+    Parts parts(buffer->data());
+    if (host.bias != nullptr) w.bias = parts.Take(DType::kF32, {padded});
+    if (IsQuantized(host.format)) w.scales = parts.Take(DType::kF32, {padded});
+    switch (host.format) {
+      case WeightFormat::kF32:
+        w.values = parts.Take(DType::kF32, {padded, host.cols});
+        break;
+      case WeightFormat::kBF16:
+        w.values = parts.Take(DType::kBF16, {padded, host.cols});
+        break;
+      case WeightFormat::kInt8:
+        w.values = parts.Take(DType::kI8, {padded, host.cols});
+        break;
+      case WeightFormat::kInt4:
+        w.values = parts.Take(DType::kU8, {padded, host.cols / 2});
+        w.group_offsets = parts.Take(DType::kI8, {padded, groups});
+        w.group_scales = parts.Take(DType::kU8, {padded * groups / 2});
+        break;
+    }
+    SHOAL_CHECK_EQ(parts.next() - buffer->data(), bytes);
+    RETURN_IF_ERROR(Upload(host, w));
+    owned_.push_back(std::move(buffer));
+    return w;
+  }
+
+  absl::StatusOr<Tensor> LoadTensor(const Tensor& host) override {
+    SHOAL_CHECK(host.contiguous());
+    ASSIGN_OR_RETURN(std::unique_ptr<Buffer> buffer, arena_.Allocate(MemoryKind::kWeights, host.bytes()));
+    Tensor tensor = host;
+    tensor.data = buffer->data();
+    RETURN_IF_ERROR(UploadBytes(host.data, host.bytes(), tensor.data));
+    owned_.push_back(std::move(buffer));
+    return tensor;
+  }
+
+  void CopyIn(const void* host, Tensor out) override {
+    SHOAL_CHECK(out.contiguous());
+    const int64_t bytes = out.bytes();
+    if (bytes == 0) return;
+    std::byte* const slot = TakeSmall(bytes);
+    if (slot != nullptr) std::memcpy(slot, host, bytes);
+    runtime_->Copy(out.data, slot != nullptr ? slot : host, bytes);
+  }
+
+  void CopyOut(Tensor in, void* host) override {
+    SHOAL_CHECK(in.contiguous());
+    const int64_t bytes = in.bytes();
+    if (bytes == 0) return;
+    std::byte* const slot = TakeSmall(bytes);
+    if (slot != nullptr) arrivals_.push_back({slot, host, bytes});
+    runtime_->Copy(slot != nullptr ? slot : host, in.data, bytes);
+  }
+
+  absl::Status Synchronize() override {
+    absl::Status status = runtime_->Synchronize();
+    if (status.ok()) {
+      for (const Arrival& a : arrivals_) std::memcpy(a.host, a.slot, a.bytes);
+    }
+    arrivals_.clear();
+    small_used_ = 0;
+    return status;
+  }
+
+  absl::Status Replay(uint64_t key, const std::function<absl::Status()>& work) override {
+    if (!use_graphs_) return work();
+    std::unique_ptr<Graph>& graph = graphs_[key];
+    if (graph == nullptr) {
+      RETURN_IF_ERROR(runtime_->BeginGraph());
+      const absl::Status recorded = work();
+      absl::StatusOr<std::unique_ptr<Graph>> ended = runtime_->EndGraph();
+      RETURN_IF_ERROR(recorded);
+      if (!ended.ok()) return ended.status();
+      graph = *std::move(ended);
+    }
+    graph->Launch();
+    return absl::OkStatus();
+  }
+
+  Ops& ops() override { return *ops_; }
+  const MemoryLedger& ledger() const override { return arena_.ledger(); }
+  std::string description() const override {
+    const GpuInfo& gpu = runtime_->info();
+    return StrCat("cuda, ", gpu.name, ", ", gpu.multiprocessors, " multiprocessors, ", PathName(path_));
+  }
+
+ private:
+  struct Arrival {
+    const std::byte* slot;
+    void* host;
+    int64_t bytes;
+  };
+
+  // Page-locked bytes until the next Synchronize; null if these are too many.
+  std::byte* TakeSmall(int64_t bytes) {
+    const int64_t aligned = (bytes + 63) / 64 * 64;
+    if (bytes > kSmallCopy || small_used_ + aligned > kSmallCopies) return nullptr;
+    std::byte* const slot = small_ + small_used_;
+    small_used_ += aligned;
+    return slot;
+  }
+
+  absl::Status UploadBytes(const void* from, int64_t bytes, std::byte* to) {
+    return staging_.Copy(to, bytes, [&](int64_t begin, int64_t n, std::byte* slot) {
+      std::memcpy(slot, static_cast<const std::byte*>(from) + begin, n);
+    });
+  }
+
+  absl::Status Upload(const HostWeight& host, const Weight& w) {
+    const int64_t vector_bytes = host.rows * static_cast<int64_t>(sizeof(float));
+    if (host.bias != nullptr) RETURN_IF_ERROR(UploadBytes(host.bias, vector_bytes, w.bias.data));
+    if (IsQuantized(host.format)) RETURN_IF_ERROR(UploadBytes(host.scales, vector_bytes, w.scales.data));
+    const int64_t value_bytes = host.rows * w.values.cols() * SizeOf(w.values.dtype);
+    if (host.format != WeightFormat::kInt4) return UploadBytes(host.values, value_bytes, w.values.data);
+    RETURN_IF_ERROR(staging_.Copy(w.values.data, value_bytes, [&](int64_t begin, int64_t n, std::byte* slot) {
+      PackNibbles(static_cast<const uint8_t*>(host.values) + begin, n, reinterpret_cast<uint8_t*>(slot));
+    }));
+    const int64_t groups = host.rows * (host.cols / kWeightGroup);
+    RETURN_IF_ERROR(UploadBytes(host.group_offsets, groups, w.group_offsets.data));
+    return staging_.Copy(w.group_scales.data, (groups + 1) / 2, [&](int64_t begin, int64_t n, std::byte* slot) {
+      PackGroupScales(host.group_scales, 2 * begin, groups, n, reinterpret_cast<uint8_t*>(slot));
+    });
+  }
+
+  std::shared_ptr<Runtime> runtime_;
+  Arena arena_;
+  Staging staging_;
+  Path path_;
+  bool use_graphs_;
+  std::unique_ptr<Buffer> workspace_;
+  std::unique_ptr<CudaOps> ops_;
+  std::vector<std::unique_ptr<Buffer>> owned_;
+  std::map<uint64_t, std::unique_ptr<Graph>> graphs_;
+  std::byte* small_ = nullptr;  // kSmallCopies
+  int64_t small_used_ = 0;
+  std::vector<Arrival> arrivals_;  // Copied on to their hosts by Synchronize.
+};
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<Device>> MakeCudaDevice(std::unique_ptr<Runtime> runtime,
+                                                       const CudaDeviceOptions& options) {
+  if (options.memory_budget < 0 || options.workspace_bytes < 0) {
+    return absl::InvalidArgumentError("cuda device: the memory budget and the workspace must not be negative");
+  }
+  ASSIGN_OR_RETURN(const Path path, ChoosePath(options.path, runtime->info()));
+  auto device = std::make_unique<CudaDevice>(std::move(runtime), options, path);
+  RETURN_IF_ERROR(device->Start(options.workspace_bytes));
+  return device;
+}
+
+}  // namespace shoal::cuda

@@ -1,0 +1,66 @@
+// What the CUDA back end needs of the CUDA runtime. Two implementations: cuda_runtime.cc over the real one, and
+// tests/support/emulated_runtime.cc in host memory.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "kernels/cuda/kernels.h"
+
+namespace shoal::cuda {
+
+struct GpuInfo {
+  std::string name;        // "NVIDIA GeForce RTX 3060"
+  int compute_capability;  // 86 for sm_86.
+  int multiprocessors;
+  int64_t total_bytes;
+  int64_t allocation_unit;  // Bytes to which the driver rounds an allocation up.
+  bool tensor_cores;        // False for GTX 16xx, which runs mma without them.
+};
+
+// A recorded sequence of launches and copies.
+class Graph {
+ public:
+  virtual ~Graph() = default;
+  // Queues all of it.
+  virtual void Launch() = 0;
+};
+
+// One GPU and one in-order stream. Used by one thread. Queued work reports faults at Synchronize.
+class Runtime {
+ public:
+  virtual ~Runtime() = default;
+
+  virtual const GpuInfo& info() const = 0;
+  virtual Stream stream() const = 0;
+
+  // Device memory, zeroed. Errors: kResourceExhausted.
+  virtual absl::StatusOr<std::byte*> Allocate(int64_t bytes) = 0;
+  virtual void Free(std::byte* memory) = 0;
+  // Page-locked host memory, which copies reach at the speed of the link. Errors: kResourceExhausted.
+  virtual absl::StatusOr<std::byte*> AllocateHost(int64_t bytes) = 0;
+  virtual void FreeHost(std::byte* memory) = 0;
+  // What is left of the GPU's memory, whoever uses it.
+  virtual int64_t FreeBytes() = 0;
+
+  // Queue a copy between host (page-locked or not) and device, either way.
+  virtual void Copy(void* to, const void* from, int64_t bytes) = 0;
+
+  // Marks this point of the queue as slot's (0..kMarks - 1) latest, and waits until the queue has passed it. A slot
+  // that was never marked is passed.
+  static constexpr int kMarks = 4;
+  virtual void Mark(int slot) = 0;
+  virtual void WaitFor(int slot) = 0;
+
+  // Waits for all queued work. The first fault since the start, for ever after.
+  virtual absl::Status Synchronize() = 0;
+
+  // Between the two calls work is recorded, not run. Errors: what the driver says.
+  virtual absl::Status BeginGraph() = 0;
+  virtual absl::StatusOr<std::unique_ptr<Graph>> EndGraph() = 0;
+};
+
+}  // namespace shoal::cuda
