@@ -51,6 +51,8 @@ absl::StatusOr<std::unique_ptr<Runner>> Runner::Create(const ModelConfig& config
                                                                      .act = runner->activations_.views,
                                                                      .ops = device.ops(),
                                                                      .tp = tp});
+  runner->graphs_ = device.records() && tp.queued();
+  RETURN_IF_ERROR(runner->RecordGraphs());
   runner->last_end_ns_ = NowNs();
   return runner;
 }
@@ -97,6 +99,8 @@ absl::Status Runner::Check(const StepPlan& plan) const {
   return absl::OkStatus();
 }
 
+int Runner::BucketMax() const { return std::min(plan_.max_sequences, plan_.max_step_tokens); }
+
 StepInput Runner::Upload(const StepPlan& plan) {
   const Activations& a = activations_.views;
   const auto copy = [&](const std::vector<int32_t>& host, Tensor whole) {
@@ -137,12 +141,35 @@ absl::Status Runner::SendToStageAfter(int tokens) {
   return absl::OkStatus();
 }
 
+absl::Status Runner::RunForward(const StepPlan& plan) {
+  const int tokens = plan.num_tokens();
+  if (!graphs_ || tokens != plan.num_sequences() || plan.sample_rows.empty()) return Forward(*context_, Upload(plan));
+  const int bucket = DecodeBucket(tokens, BucketMax());
+  padded_ = PadDecodeStep(plan, bucket);
+  const StepInput in = Upload(padded_);
+  return device_.Replay(static_cast<uint64_t>(bucket), [&] { return Forward(*context_, in); });
+}
+
+absl::Status Runner::RecordGraphs() {
+  if (!graphs_) return absl::OkStatus();
+  for (int bucket = 1; bucket <= BucketMax(); bucket = DecodeBucket(bucket + 1, BucketMax())) {
+    // Sequences of one token whose keys go nowhere.
+    StepPlan nothing;
+    nothing.query_start = {0};
+    nothing.block_start = {0};
+    nothing.sample_rows = {0};
+    RETURN_IF_ERROR(RunForward(PadDecodeStep(nothing, bucket)));
+    RETURN_IF_ERROR(device_.Synchronize());
+    if (bucket == BucketMax()) break;
+  }
+  return absl::OkStatus();
+}
+
 absl::Status Runner::Compute(const StepPlan& plan, StepResult& result) {
   RETURN_IF_ERROR(Check(plan));
-  const StepInput in = Upload(plan);
   const bool is_last_stage = rank_.stage + 1 == static_cast<int>(plan_.stages.size());
   if (rank_.stage > 0) RETURN_IF_ERROR(ReceiveFromStageBefore(plan.num_tokens()));
-  RETURN_IF_ERROR(Forward(*context_, in));
+  RETURN_IF_ERROR(RunForward(plan));
   if (is_last_stage) {
     QueueCandidates(plan, result);
   } else {

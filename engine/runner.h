@@ -35,8 +35,13 @@ class Runner {
   Runner(const ModelConfig& config, const Plan& plan, int rank, DecoderWeights weights, Device& device,
          Communicator& tp, Communicator& pipeline);
 
+  // Records the graphs of all decode steps, where device and communicator allow it, so that no request waits for that.
+  absl::Status RecordGraphs();
   absl::Status Check(const StepPlan& plan) const;
   StepInput Upload(const StepPlan& plan);
+  int BucketMax() const;
+  // Forward, as a replay where the step is one of decoding.
+  absl::Status RunForward(const StepPlan& plan);
   absl::Status ReceiveFromStageBefore(int tokens);
   absl::Status SendToStageAfter(int tokens);
   absl::Status Compute(const StepPlan& plan, StepResult& result);
@@ -52,6 +57,8 @@ class Runner {
   KvCache kv_;
   OwnedActivations activations_;
   std::unique_ptr<DecoderContext> context_;
+  bool graphs_ = false;               // Decode steps are replayed.
+  StepPlan padded_;                   // The step under way, made up to its bucket.
   std::vector<int32_t> block_table_;  // Host copy, [S, max_blocks]; must live until Synchronize.
   int64_t last_end_ns_ = 0;
 };

@@ -1,5 +1,6 @@
 #include "engine/step_plan.h"
 
+#include <algorithm>
 #include <bit>
 #include <cstring>
 #include <limits>
@@ -194,6 +195,27 @@ absl::Status CheckResult(const Reader& reader, const StepResult& result) {
 }
 
 }  // namespace
+
+int DecodeBucket(int sequences, int max) {
+  int bucket = 1;
+  while (bucket < sequences) bucket += bucket < 8 ? bucket : bucket < 32 ? 8 : 16;
+  return std::min(bucket, max);
+}
+
+StepPlan PadDecodeStep(const StepPlan& plan, int bucket) {
+  StepPlan padded = plan;
+  while (padded.num_sequences() < bucket) {
+    padded.ids.push_back(0);
+    padded.positions.push_back(0);
+    padded.kv_slots.push_back(-1);
+    padded.query_start.push_back(padded.num_tokens());
+    padded.context_len.push_back(1);
+    padded.blocks.push_back(0);
+    padded.block_start.push_back(static_cast<int32_t>(padded.blocks.size()));
+  }
+  if (!plan.sample_rows.empty()) padded.sample_rows.resize(bucket, 0);
+  return padded;
+}
 
 std::vector<std::byte> EncodeStepPlan(const StepPlan& plan) {
   Writer writer;

@@ -35,6 +35,14 @@ struct StepPlan {
   int num_sequences() const { return static_cast<int>(context_len.size()); }
 };
 
+// Steps of decoding come in few sizes, so that a device can keep a record of each: the smallest that holds `sequences`,
+// at most `max`.
+int DecodeBucket(int sequences, int max);
+
+// A step in which every sequence has one token, made up to `bucket` sequences with ones that leave no trace: token 0 at
+// position 0, whose key goes nowhere. If any row is sampled, `bucket` rows are; the first ones are the plan's.
+StepPlan PadDecodeStep(const StepPlan& plan, int bucket);
+
 // One rank's answer to one StepPlan.
 struct StepResult {
   uint64_t step = 0;

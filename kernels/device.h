@@ -63,10 +63,11 @@ class Device {
   // Waits for all queued work. Returns the first fault since start-up, for ever after.
   virtual absl::Status Synchronize() = 0;
 
-  // Queues what `work` queues on this device, and nothing else that matters: a device may record it under `key` the
-  // first time and only replay the record later. So whatever differs between calls of one key must be in device memory,
-  // and `work` waits for nothing. Errors: what `work` returns, or the driver.
+  // Queues what `work` queues on this device, and nothing else that matters: a device that records() does so under
+  // `key` the first time and only replays the record later. So whatever differs between calls of one key must be in
+  // device memory, and `work` waits for nothing. Errors: what `work` returns, or the driver.
   virtual absl::Status Replay(uint64_t key, const std::function<absl::Status()>& work) = 0;
+  virtual bool records() const { return false; }
 
   virtual Ops& ops() = 0;
   virtual const MemoryLedger& ledger() const = 0;

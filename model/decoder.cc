@@ -19,8 +19,7 @@ absl::Status AttentionBlock(DecoderContext& c, const LayerWeights& w, KvView kv,
     c.ops.HeadRmsNorm(w.q_norm, c.config.norm_eps, q);
     c.ops.HeadRmsNorm(w.k_norm, c.config.norm_eps, k);
   }
-  c.ops.Rope(a.rope, q);
-  c.ops.Rope(a.rope, k);
+  c.ops.Rope(a.rope, a.qkv.Cols(0, q.cols() + k.cols()));
   c.ops.StoreKv(k, v, in.kv_slots, kv);
   c.ops.Attention(q, kv, in.attention, c.heads, a.attended);                    // [T, H*D]
   return RowParallelLinear(c.ops, c.tp, a.attended, w.attention_out, a.delta);  // [T, E], summed over ranks

@@ -26,6 +26,9 @@ class Communicator {
   // Waits for the next tensor from a rank, which must have exactly out's bytes.
   virtual absl::Status Receive(Tensor out, int from) = 0;
 
+  // True if these calls only queue work on the device, in order with its ops, so that Device::Replay can record them.
+  virtual bool queued() const { return false; }
+
   // Time that these calls have taken since the start, on this rank's clock: exchanging and waiting, not computing.
   virtual int64_t exchange_ns() const = 0;
 };

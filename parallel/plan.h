@@ -63,6 +63,7 @@ struct PlanRequest {
   std::vector<StageSpec> stages;       // Empty: automatic, from the budgets.
   std::vector<int64_t> memory_budget;  // Bytes per rank: one entry for all, or one each; 0: no limit.
   int64_t reserved_bytes = 0;          // Per rank, kept free of the budget for the device's context and libraries.
+  int64_t workspace_bytes = 0;         // Per rank, of the device's own for its ops; counted with the activations.
   int kv_block_tokens = 32;            // B
   int64_t kv_blocks = 0;  // 0: as many as the smallest budget holds (or kv_tokens_default without a budget).
   int64_t kv_tokens_default = 16384;  // KV tokens when neither kv_blocks nor a budget is given.

@@ -40,7 +40,8 @@ absl::Status AddStage(const PlanRequest& request, const StageSpec& spec, int fir
     rank.has_embedding = stage == 0;
     rank.memory.weights = TotalWeightBytes(shape, request.formats, rank);
     rank.memory.activations = ActivationBytes(shape, request.formats, rank, request.max_step_tokens,
-                                              request.max_sequences, request.max_context, request.kv_block_tokens);
+                                              request.max_sequences, request.max_context, request.kv_block_tokens) +
+                              request.workspace_bytes;
     rank.memory.communication = CommunicationBytes(shape, rank, next_ranks, request.max_step_tokens);
     rank.memory.reserved = request.reserved_bytes;
     rank.memory.budget = BudgetOf(request, rank.rank);

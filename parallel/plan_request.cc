@@ -119,6 +119,7 @@ absl::Status ValidatePlanRequest(const PlanRequest& request) {
   }
   for (int64_t bytes : request.memory_budget) RETURN_IF_ERROR(InRange("memory_budget", bytes, 0, kBytesMax));
   RETURN_IF_ERROR(InRange("reserved_bytes", request.reserved_bytes, 0, kBytesMax));
+  RETURN_IF_ERROR(InRange("workspace_bytes", request.workspace_bytes, 0, kBytesMax));
   RETURN_IF_ERROR(InRange("kv_block_tokens", request.kv_block_tokens, 1, kBlockTokensMax));
   RETURN_IF_ERROR(InRange("max_step_tokens", request.max_step_tokens, 1, kStepTokensMax));
   RETURN_IF_ERROR(InRange("max_sequences", request.max_sequences, 1, kSequencesMax));

@@ -166,6 +166,8 @@ class CudaDevice final : public Device {
     return absl::OkStatus();
   }
 
+  bool records() const override { return use_graphs_; }
+
   Ops& ops() override { return *ops_; }
   const MemoryLedger& ledger() const override { return arena_.ledger(); }
   std::string description() const override {

@@ -18,6 +18,11 @@ namespace {
 
 absl::StatusOr<std::unique_ptr<Device>> MakeDevice(const LocalClusterOptions& options, int64_t budget) {
   if (options.reference) return CreateReferenceDevice();
+  if (options.cuda) {
+    CudaDeviceOptions cuda = options.cuda_options;
+    cuda.memory_budget = budget;
+    return CreateCudaDevice(cuda);
+  }
   return CreateCpuDevice({.threads = options.threads, .memory_budget = budget, .isa = options.isa});
 }
 
@@ -52,6 +57,7 @@ absl::Status RunRank(const LocalClusterOptions& options, ThreadRank& self,
   PlanRequest request = options.request;
   request.shape = config.shape;
   request.ranks = self.size();
+  if (options.cuda) request.workspace_bytes = options.cuda_options.workspace_bytes;
   if (request.max_context == 0) request.max_context = config.max_position_embeddings;
   ASSIGN_OR_RETURN(const Plan plan, MakePlan(request));
   const RankPlan& mine = plan.ranks[self.rank()];

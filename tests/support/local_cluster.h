@@ -11,6 +11,7 @@
 #include "absl/status/statusor.h"
 #include "engine/engine.h"
 #include "engine/world_executor.h"
+#include "kernels/device.h"
 #include "model/config.h"
 #include "parallel/plan.h"
 
@@ -21,7 +22,9 @@ struct LocalClusterOptions {
   PlanRequest request;     // Shape is filled in from the model; max_context too if 0.
   bool reference = false;  // The oracle device instead of the CPU one.
   std::string isa;         // Of the CPU device.
-  int threads = 1;         // Of each rank's CPU device.
+  bool cuda = false;       // The CUDA device that the program links, instead of the CPU one.
+  CudaDeviceOptions cuda_options;
+  int threads = 1;  // Of each rank's CPU device.
   // This rank sends its results so much later (tests of what comes out of order).
   int late_rank = -1;
   std::chrono::milliseconds late_by{0};
