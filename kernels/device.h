@@ -95,9 +95,22 @@ struct CudaDeviceOptions {
   int64_t workspace_bytes = int64_t{32} << 20;  // Device memory for ops, from the budget.
 };
 
-// Provided by one of three libraries, which the program chooses by linking: the CUDA back end, its emulation for tests,
-// or neither. Errors: kFailedPrecondition where there is no GPU or no CUDA in this build; kInvalidArgument for an
-// unknown path; kResourceExhausted if the budget does not hold the workspace.
+// A GPU's memory, with this process's context in place.
+struct CudaGpu {
+  std::string name;
+  int64_t free_bytes = 0;
+  int64_t total_bytes = 0;
+};
+
+// These three come from one of three libraries, which the program chooses by linking: the CUDA back end, its emulation
+// for tests, or neither.
+//
+// GPUs that this process sees; 0 without CUDA in this build, a driver or a GPU.
+int CudaGpuCount();
+// Errors: kFailedPrecondition if there is no such GPU, or it is too old.
+absl::StatusOr<CudaGpu> ProbeCudaGpu(int index);
+// Errors: as ProbeCudaGpu; kInvalidArgument for an unknown path; kResourceExhausted if the budget does not hold the
+// workspace.
 absl::StatusOr<std::unique_ptr<Device>> CreateCudaDevice(const CudaDeviceOptions& options);
 
 // Plain double-precision loops: the oracle of the conformance suite.

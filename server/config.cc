@@ -139,6 +139,10 @@ void CheckNumbers(const v1::ServerConfig& proto, Checker* check) {
                        " is more than max_step_tokens ", batch.max_step_tokens()));
   }
   check->Range<int64_t>("threads", proto.threads(), 0, 1024);
+  const std::string& path = proto.cuda().path();
+  if (!path.empty() && path != "dp4a" && path != "sm75" && path != "sm80") {
+    check->Fail("cuda.path", StrCat("is '", path, "'; it must be dp4a, sm75 or sm80"));
+  }
   check->Range("drain_seconds", proto.drain_seconds(), 0.0, 86400.0);
   const auto& limits = proto.limits();
   check->Range<int64_t>("limits.streams_per_connection", limits.streams_per_connection(), 1, 100000);
@@ -154,6 +158,8 @@ void FillBytes(const v1::ServerConfig& proto, Checker* check, Config* config) {
         check->Bytes(StrCat("memory_budget[", i, "]"), proto.memory_budget(i), 1 << 20, kTiB));
   }
   config->reserved_bytes = check->Bytes("reserved_memory", proto.reserved_memory(), 0, kTiB);
+  config->workspace_bytes =
+      check->Bytes("cuda.workspace_memory", proto.cuda().workspace_memory(), int64_t{1} << 20, int64_t{1} << 30);
   config->message_bytes = check->Bytes("limits.message_bytes", proto.limits().message_bytes(), 1 << 10, 256 << 20);
   config->prompt_bytes = check->Bytes("limits.prompt_bytes", proto.limits().prompt_bytes(), 1, 256 << 20);
   config->network_bytes = check->Bytes("limits.network_memory", proto.limits().network_memory(), 1 << 20, kTiB);

@@ -38,6 +38,7 @@ struct Config {
   std::string served_model_name;
   std::vector<int64_t> memory_budget;  // Bytes: empty, one for all ranks, or one per rank.
   int64_t reserved_bytes = 0;
+  int64_t workspace_bytes = 0;  // Of a GPU.
   ListenAddress listen;
   int64_t message_bytes = 0;
   int64_t prompt_bytes = 0;

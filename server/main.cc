@@ -1,5 +1,5 @@
-// shoal-server: the rank program. The composition root: the only file that knows which world, communicator and device
-// the rest of the code was given.
+// shoal-server: the rank program. With rank_device.cc the composition root: the only files that know which world,
+// communicators and device the rest of the code was given.
 #include <signal.h>
 #include <sys/prctl.h>
 
@@ -7,7 +7,6 @@
 #include <chrono>
 #include <cstdio>
 #include <memory>
-#include <numeric>
 #include <optional>
 #include <span>
 #include <string>
@@ -16,7 +15,6 @@
 #include <utility>
 #include <vector>
 
-#include "base/cores.h"
 #include "base/log.h"
 #include "base/status_macros.h"
 #include "base/str_cat.h"
@@ -31,7 +29,6 @@
 #include "model/tokenizer.h"
 #include "model/tokenizer_fit.h"
 #include "model/weights.h"
-#include "parallel/mpi_communicator.h"
 #include "parallel/mpi_world.h"
 #include "parallel/plan.h"
 #include "parallel/plan_text.h"
@@ -41,6 +38,7 @@
 #include "server/exit_code.h"
 #include "server/job_watch.h"
 #include "server/port.h"
+#include "server/rank_device.h"
 #include "server/server.h"
 #include "server/wiring.h"
 
@@ -67,14 +65,13 @@ absl::StatusOr<TextModel> LoadTextModel(const std::string& model_dir) {
   return text;
 }
 
-// What every rank needs to run steps. Destroyed in reverse order: the device last but for the world.
+// What every rank needs to run steps. Destroyed in reverse order.
 struct Rank {
   ModelConfig model;
   TextModel text;  // Rank 0 only.
   Plan plan;
-  std::unique_ptr<Communicator> tp;
-  std::unique_ptr<Communicator> pipeline;
   std::unique_ptr<Device> device;
+  Communicators links;
   std::unique_ptr<Runner> runner;
 };
 
@@ -92,11 +89,12 @@ absl::Status AgreeOnPlan(World& world, const Plan& plan) {
 }
 
 // Start-up in phases; after each, all ranks go on together or leave together.
-absl::Status MakePlanForAll(MpiWorld& world, const Config& config, Rank& rank) {
+absl::Status MakePlanForAll(MpiWorld& world, const Config& config, const DeviceChoice& devices, Rank& rank) {
   const auto local = [&]() -> absl::Status {
     ASSIGN_OR_RETURN(rank.model, LoadModelConfig(config.model_dir));
     ASSIGN_OR_RETURN(const std::optional<FormatPlan> prepared, PreparedFormats(config.model_dir));
-    ASSIGN_OR_RETURN(const PlanRequest request, MakePlanRequest(config, rank.model, world.size(), prepared));
+    ASSIGN_OR_RETURN(PlanRequest request, MakePlanRequest(config, rank.model, world.size(), prepared));
+    RETURN_IF_ERROR(ApplyTo(devices, request));
     ASSIGN_OR_RETURN(rank.plan, MakePlan(request));
     // Here, so that what is wrong with it is said before the weights are read.
     if (world.rank() == 0) {
@@ -107,18 +105,15 @@ absl::Status MakePlanForAll(MpiWorld& world, const Config& config, Rank& rank) {
     return absl::OkStatus();
   };
   RETURN_IF_ERROR(AgreeOn(world, local()));
-  RETURN_IF_ERROR(AgreeOnPlan(world, rank.plan));
-  std::vector<int> everyone(world.size());
-  std::iota(everyone.begin(), everyone.end(), 0);
-  ASSIGN_OR_RETURN(rank.tp, CreateMpiCommunicator(world, rank.plan.stages[rank.plan.ranks[world.rank()].stage]));
-  ASSIGN_OR_RETURN(rank.pipeline, CreateMpiCommunicator(world, everyone));
-  return absl::OkStatus();
+  return AgreeOnPlan(world, rank.plan);
 }
 
-// Cores this process may use, shared with the other ranks of the host that may use the same.
-int ThreadsPerRank(const Config& config, const MpiWorld& world) {
-  if (config.proto.threads() > 0) return config.proto.threads();
-  return std::max(1, CoresAllowed() / world.core_sharers());
+absl::Status MakeDeviceForAll(MpiWorld& world, const Config& config, const DeviceChoice& devices, Rank& rank) {
+  absl::StatusOr<std::unique_ptr<Device>> device = MakeDevice(world, config, devices, rank.plan.ranks[world.rank()]);
+  RETURN_IF_ERROR(AgreeOn(world, device.status()));
+  rank.device = *std::move(device);
+  ASSIGN_OR_RETURN(rank.links, MakeCommunicators(world, config, devices, rank.plan, *rank.device));
+  return absl::OkStatus();
 }
 
 // Ends the job although other ranks may be anywhere. Only one rank may come here, so that the reason is said once.
@@ -129,13 +124,10 @@ int ThreadsPerRank(const Config& config, const MpiWorld& world) {
 
 absl::Status LoadRank(const MpiWorld& world, const Config& config, const LoadProgress& progress, Rank& rank) {
   const RankPlan& mine = rank.plan.ranks[world.rank()];
-  const int64_t budget = mine.memory.budget == 0 ? 0 : mine.memory.budget - mine.memory.reserved;
-  ASSIGN_OR_RETURN(rank.device,
-                   CreateCpuDevice({.threads = ThreadsPerRank(config, world), .memory_budget = budget, .isa = ""}));
   ASSIGN_OR_RETURN(DecoderWeights weights,
                    LoadWeights(config.model_dir, rank.model, rank.plan, mine, *rank.device, progress));
   ASSIGN_OR_RETURN(rank.runner, Runner::Create(rank.model, rank.plan, world.rank(), std::move(weights), *rank.device,
-                                               *rank.tp, *rank.pipeline));
+                                               *rank.links.tp, *rank.links.pipeline));
   return absl::OkStatus();
 }
 
@@ -231,7 +223,9 @@ absl::Status RunRank(MpiWorld& world, const CommandLine& arguments, Clock::time_
   RETURN_IF_ERROR(AgreeOn(world, read()));
   SetLogLevel(static_cast<LogLevel>(config.proto.log_level()));
   Rank rank;
-  RETURN_IF_ERROR(MakePlanForAll(world, config, rank));
+  ASSIGN_OR_RETURN(const DeviceChoice devices, ChooseDevices(world, config));
+  RETURN_IF_ERROR(MakePlanForAll(world, config, devices, rank));
+  RETURN_IF_ERROR(MakeDeviceForAll(world, config, devices, rank));
   RETURN_IF_ERROR(LoadForAll(world, config, rank));
   if (world.rank() == 0) return RunFrontEnd(world, config, rank, started, *watch);
   RETURN_IF_ERROR(GatherMemory(world, rank).status());

@@ -119,6 +119,10 @@ void Launch(dim3 grid, dim3 block, size_t shared_bytes, CUstream_st* stream, std
 
 }  // namespace cuda_emulation
 
+int CudaGpuCount() { return 1; }
+
+absl::StatusOr<CudaGpu> ProbeCudaGpu(int) { return CudaGpu{"emulated", int64_t{8} << 30, int64_t{8} << 30}; }
+
 absl::StatusOr<std::unique_ptr<Device>> CreateCudaDevice(const CudaDeviceOptions& options) {
   return cuda::MakeCudaDevice(std::make_unique<cuda::EmulatedRuntime>(), options);
 }

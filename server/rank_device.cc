@@ -1,0 +1,127 @@
+#include "server/rank_device.h"
+
+#include <algorithm>
+#include <cstring>
+#include <numeric>
+#include <span>
+#include <utility>
+
+#include "base/cores.h"
+#include "base/status_macros.h"
+#include "base/str_cat.h"
+#include "parallel/mpi_communicator.h"
+#include "parallel/single_communicator.h"
+
+namespace shoal {
+namespace {
+
+// Graphs, libraries and the driver's rounding, on a GPU whose context is counted already; and with the context, which
+// takes 50 to 110 MiB on a card of 4 to 8 GB.
+constexpr int64_t kReservedOfFree = int64_t{192} << 20;
+constexpr int64_t kReservedOfBudget = int64_t{256} << 20;
+
+// What a rank tells the others.
+struct GpuReport {
+  int32_t gpus = 0;  // That the rank sees.
+  int32_t local_rank = 0;
+  int64_t free_bytes = 0;  // Of the rank's GPU; 0: not asked.
+};
+
+absl::StatusOr<std::vector<GpuReport>> Gather(World& world, const GpuReport& mine) {
+  ASSIGN_OR_RETURN(const auto all, world.AllGather(std::as_bytes(std::span(&mine, 1))));
+  std::vector<GpuReport> reports(all.size());
+  for (size_t i = 0; i < all.size(); ++i) {
+    if (all[i].size() != sizeof(GpuReport))
+      return absl::InternalError(StrCat("rank ", i, ": a GPU report of wrong size"));
+    std::memcpy(&reports[i], all[i].data(), sizeof(GpuReport));
+  }
+  return reports;
+}
+
+// Whether every rank has a GPU. Errors: kFailedPrecondition if the configuration demands it and one has none.
+absl::StatusOr<bool> UseCuda(const Config& config, const std::vector<GpuReport>& reports) {
+  if (config.proto.device() == v1::ServerConfig::CPU) return false;
+  for (size_t rank = 0; rank < reports.size(); ++rank) {
+    if (reports[rank].gpus > 0) continue;
+    if (config.proto.device() != v1::ServerConfig::CUDA) return false;
+    return absl::FailedPreconditionError(StrCat(
+        config.path, ": device is CUDA but rank ", rank, " finds no GPU",
+        CudaGpuCount() > 0 ? "" : " (no driver, none visible, or a build without CUDA)", "; set device: CPU or AUTO"));
+  }
+  return true;
+}
+
+}  // namespace
+
+absl::StatusOr<DeviceChoice> ChooseDevices(World& world, const Config& config) {
+  DeviceChoice choice;
+  choice.memory_budget = config.memory_budget;
+  choice.reserved_bytes = config.reserved_bytes;
+  GpuReport mine;
+  mine.local_rank = world.local_rank();
+  if (config.proto.device() != v1::ServerConfig::CPU) mine.gpus = CudaGpuCount();
+  ASSIGN_OR_RETURN(std::vector<GpuReport> reports, Gather(world, mine));
+  ASSIGN_OR_RETURN(choice.cuda, UseCuda(config, reports));
+  if (!choice.cuda) return choice;
+
+  choice.gpu = mine.local_rank % mine.gpus;
+  choice.workspace_bytes = config.workspace_bytes;
+  const absl::StatusOr<CudaGpu> gpu = ProbeCudaGpu(choice.gpu);
+  RETURN_IF_ERROR(AgreeOn(world, gpu.status()));
+  if (!config.proto.has_reserved_memory()) {
+    choice.reserved_bytes = config.memory_budget.empty() ? kReservedOfFree : kReservedOfBudget;
+  }
+  if (!config.memory_budget.empty()) return choice;
+  // After every context is in place, so that a shared GPU's ranks see the same.
+  ASSIGN_OR_RETURN(const CudaGpu now, ProbeCudaGpu(choice.gpu));
+  const int sharers = (world.local_size() - 1 - choice.gpu) / mine.gpus + 1;
+  mine.free_bytes = now.free_bytes / sharers;
+  ASSIGN_OR_RETURN(reports, Gather(world, mine));
+  for (const GpuReport& report : reports) choice.memory_budget.push_back(report.free_bytes);
+  return choice;
+}
+
+absl::Status ApplyTo(const DeviceChoice& choice, PlanRequest& request) {
+  const int64_t head_dim = request.shape.head_dim;
+  if (choice.cuda && (head_dim % 4 != 0 || head_dim > 256)) {
+    return absl::InvalidArgumentError(
+        StrCat("the model's head size is ", head_dim, "; GPUs take multiples of 4 up to 256: set device: CPU"));
+  }
+  request.memory_budget = choice.memory_budget;
+  request.reserved_bytes = choice.reserved_bytes;
+  request.workspace_bytes = choice.workspace_bytes;
+  return absl::OkStatus();
+}
+
+absl::StatusOr<std::unique_ptr<Device>> MakeDevice(const MpiWorld& world, const Config& config,
+                                                   const DeviceChoice& choice, const RankPlan& mine) {
+  const int64_t budget = mine.memory.budget == 0 ? 0 : mine.memory.budget - mine.memory.reserved;
+  if (choice.cuda) {
+    return CreateCudaDevice({.index = choice.gpu,
+                             .memory_budget = budget,
+                             .path = config.proto.cuda().path(),
+                             .graphs = config.proto.cuda().graphs(),
+                             .workspace_bytes = choice.workspace_bytes});
+  }
+  // Cores this process may use, shared with the other ranks of the host that may use the same.
+  const int threads =
+      config.proto.threads() > 0 ? config.proto.threads() : std::max(1, CoresAllowed() / world.core_sharers());
+  return CreateCpuDevice({.threads = threads, .memory_budget = budget, .isa = ""});
+}
+
+absl::StatusOr<Communicators> MakeCommunicators(MpiWorld& world, const Config&, const DeviceChoice& choice,
+                                                const Plan& plan, Device&) {
+  const std::vector<int>& stage = plan.stages[plan.ranks[world.rank()].stage];
+  std::vector<int> everyone(world.size());
+  std::iota(everyone.begin(), everyone.end(), 0);
+  Communicators made;
+  ASSIGN_OR_RETURN(made.tp, CreateMpiCommunicator(world, stage));
+  ASSIGN_OR_RETURN(made.pipeline, CreateMpiCommunicator(world, everyone));
+  if (stage.size() == 1) made.tp = CreateSingleCommunicator();
+  if (choice.cuda && world.size() > 1) {
+    return absl::UnimplementedError("several ranks on GPUs: no transport yet; set device: CPU");
+  }
+  return made;
+}
+
+}  // namespace shoal

@@ -1,0 +1,48 @@
+// Part of the composition root: which device each rank of the job uses, how much of its memory, and how it talks to the
+// devices of other ranks.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "kernels/device.h"
+#include "parallel/communicator.h"
+#include "parallel/mpi_world.h"
+#include "parallel/plan.h"
+#include "server/config.h"
+
+namespace shoal {
+
+// The same on every rank, but for `gpu`.
+struct DeviceChoice {
+  bool cuda = false;
+  int gpu = 0;                         // This rank's, of its host.
+  std::vector<int64_t> memory_budget;  // As PlanRequest has it.
+  int64_t reserved_bytes = 0;
+  int64_t workspace_bytes = 0;
+};
+
+// Collective. Errors, on every rank: kFailedPrecondition if device is CUDA and some rank has no GPU.
+absl::StatusOr<DeviceChoice> ChooseDevices(World& world, const Config& config);
+
+// Puts the choice in place of what the configuration says of memory. Errors: kInvalidArgument if the chosen devices
+// cannot run the model's shape.
+absl::Status ApplyTo(const DeviceChoice& choice, PlanRequest& request);
+
+// This rank's device, with `mine`'s budget. Errors: as CreateCpuDevice and CreateCudaDevice.
+absl::StatusOr<std::unique_ptr<Device>> MakeDevice(const MpiWorld& world, const Config& config,
+                                                   const DeviceChoice& choice, const RankPlan& mine);
+
+struct Communicators {
+  std::unique_ptr<Communicator> tp;        // The ranks of this rank's stage.
+  std::unique_ptr<Communicator> pipeline;  // All ranks.
+};
+
+// Collective; destroy before `device` and `world`. Errors, on every rank: what the chosen transport reports.
+absl::StatusOr<Communicators> MakeCommunicators(MpiWorld& world, const Config& config, const DeviceChoice& choice,
+                                                const Plan& plan, Device& device);
+
+}  // namespace shoal
