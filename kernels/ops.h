@@ -28,9 +28,15 @@ struct AttentionPlan {
 
 // One layer's paged key and value storage on this rank.
 struct KvView {
-  Tensor k;  // [num_blocks, K, B, D] f32 or f16
+  Tensor k;  // [num_blocks, K, B, D] f32, f16 or i8
   Tensor v;  // [num_blocks, K, B, D] same type
+  // i8 only: value = k * k_scale, one scale for kKvGroup values of a head.
+  Tensor k_scale = {};  // [num_blocks, K, B, D / kKvGroup] f16
+  Tensor v_scale = {};
 };
+
+// Head sizes of an i8 cache are multiples of this.
+constexpr int64_t kKvGroup = 32;
 
 // Query head h of this rank reads this rank's KV head (h + first) / heads_per_kv - kv_first, where all three are
 // numbers of the whole model: a shard may begin inside a group of query heads.
@@ -86,7 +92,9 @@ class Ops {
   // Source: Su et al. 2021, eq. 34, in the half-split order of Hugging Face `rotate_half`.
   virtual void Rope(Tensor table, Tensor heads) = 0;
 
-  // Writes row i of k and v to slot slots[i] = block * B + offset; a negative slot is skipped.
+  // Writes row i of k and v to slot slots[i] = block * B + offset; a negative slot is skipped. To i8, per group: scale
+  // = half(max |x| / 127) and q = round-half-even(clamp(x * (1 / scale), -127, 127)); q is 0 where the scale is 0, and
+  // where it or a value is not finite, when it becomes NaN.
   //   k, v: [T, K*D]; slots: [T] i32.
   virtual void StoreKv(Tensor k, Tensor v, Tensor slots, KvView cache) = 0;
 

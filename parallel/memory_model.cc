@@ -44,7 +44,9 @@ int64_t TotalWeightBytes(const ModelShape& shape, const FormatPlan& formats, con
 int64_t KvBytes(const ModelShape& shape, const FormatPlan& formats, const RankPlan& rank, int kv_block_tokens,
                 int64_t blocks) {
   const int64_t elements = blocks * rank.kv_heads.size() * kv_block_tokens * shape.head_dim;
-  return rank.layers.size() * 2 * AlignedBytes(elements * SizeOf(formats.kv));
+  int64_t bytes = AlignedBytes(elements * SizeOf(formats.kv));
+  if (formats.kv == DType::kI8) bytes += AlignedBytes(elements / kKvGroup * SizeOf(DType::kF16));
+  return rank.layers.size() * 2 * bytes;
 }
 
 int64_t CommunicationBytes(const ModelShape& shape, const RankPlan& rank, int next_ranks, int max_step_tokens) {

@@ -40,7 +40,7 @@ struct FormatPlan {
   WeightFormat down = WeightFormat::kInt8;
   WeightFormat lm_head = WeightFormat::kInt8;
   WeightFormat embedding = WeightFormat::kBF16;
-  DType kv = DType::kF16;  // kF32 or kF16
+  DType kv = DType::kF16;  // kF32, kF16 or kI8
 };
 
 // The embedding's format where only that of the matrices is given. It is looked up and not multiplied, so int8 and int4

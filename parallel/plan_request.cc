@@ -64,8 +64,12 @@ absl::Status ValidateFormats(const ModelShape& shape, const FormatPlan& formats)
     return absl::InvalidArgumentError(
         StrCat("embedding cannot be ", WeightFormatName(formats.embedding), "; use bf16 or f32"));
   }
-  if (formats.kv != DType::kF32 && formats.kv != DType::kF16) {
-    return absl::InvalidArgumentError("the KV cache must be f16 or f32");
+  if (formats.kv != DType::kF32 && formats.kv != DType::kF16 && formats.kv != DType::kI8) {
+    return absl::InvalidArgumentError("the KV cache must be int8, f16 or f32");
+  }
+  if (formats.kv == DType::kI8 && shape.head_dim % kKvGroup != 0) {
+    return absl::InvalidArgumentError(
+        StrCat("the KV cache cannot be int8: head size ", shape.head_dim, " is not a multiple of ", kKvGroup));
   }
   return absl::OkStatus();
 }

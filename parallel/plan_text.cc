@@ -19,6 +19,8 @@ Json RangeJson(const Range& range) { return Json::array({range.begin, range.end}
 
 std::string FormatText(WeightFormat format) { return std::string(WeightFormatName(format)); }
 
+const char* KvText(DType type) { return type == DType::kI8 ? "int8" : type == DType::kF16 ? "f16" : "f32"; }
+
 std::vector<std::string> RankCells(const RankPlan& rank) {
   const RankMemory& m = rank.memory;
   return {StrCat(rank.rank),      StrCat(rank.stage),       StrCat(rank.tp_rank, "/", rank.tp_size),
@@ -74,7 +76,7 @@ std::string PlanToText(const Plan& plan) {
   text += StrCat("formats: qkv ", WeightFormatName(formats.qkv), ", attention_out ",
                  WeightFormatName(formats.attention_out), ", gate_up ", WeightFormatName(formats.gate_up), ", down ",
                  WeightFormatName(formats.down), ", lm_head ", WeightFormatName(formats.lm_head), ", embedding ",
-                 WeightFormatName(formats.embedding), ", KV ", formats.kv == DType::kF16 ? "f16" : "f32", "\n");
+                 WeightFormatName(formats.embedding), ", KV ", KvText(formats.kv), "\n");
   std::vector<std::vector<std::string>> rows = {{"rank", "stage", "tp", "layers", "heads", "KV heads", "FFN columns",
                                                  "vocabulary", "weights", "KV", "activations", "communication",
                                                  "reserved", "total", "budget"}};
@@ -124,7 +126,7 @@ Json PlanToJson(const Plan& plan) {
             {"down", FormatText(formats.down)},
             {"lm_head", FormatText(formats.lm_head)},
             {"embedding", FormatText(formats.embedding)},
-            {"kv", formats.kv == DType::kF16 ? "f16" : "f32"}}},
+            {"kv", KvText(formats.kv)}}},
           {"ranks", ranks}};
 }
 

@@ -50,7 +50,9 @@ absl::StatusOr<FormatPlan> MakeFormats(const Config& config, const std::optional
     plan.embedding =
         formats.has_embedding() ? ToFormat(formats.embedding()) : EmbeddingFormatBeside(ToFormat(formats.weights()));
   }
-  plan.kv = formats.kv() == v1::Formats::KV_F32 ? DType::kF32 : DType::kF16;
+  plan.kv = formats.kv() == v1::Formats::KV_F32    ? DType::kF32
+            : formats.kv() == v1::Formats::KV_INT8 ? DType::kI8
+                                                   : DType::kF16;
   return plan;
 }
 

@@ -57,7 +57,7 @@ void CpuOps::PlanAttention(const AttentionPlan& plan, const HeadMap& heads, int6
 void CpuOps::Attention(Tensor q, KvView cache, const AttentionPlan& plan, const HeadMap& heads, const Activation& out) {
   const int64_t tokens = q.rows(), width = static_cast<int64_t>(heads.heads) * heads.head_dim;
   SHOAL_CHECK(q.dtype == DType::kF32 && cache.k.dtype == cache.v.dtype);
-  SHOAL_CHECK(cache.k.dtype == DType::kF32 || cache.k.dtype == DType::kF16);
+  const KvType kv_type = KvTypeOf(cache);
   SHOAL_CHECK_EQ(q.cols(), width);
   SHOAL_CHECK_EQ(cache.k.dims[1], heads.kv_heads);
   SHOAL_CHECK_EQ(cache.k.dims[3], heads.head_dim);
@@ -69,7 +69,9 @@ void CpuOps::Attention(Tensor q, KvView cache, const AttentionPlan& plan, const 
   args.q_stride = q.row_stride;
   args.k = cache.k.data;
   args.v = cache.v.data;
-  args.f16 = cache.k.dtype == DType::kF16;
+  args.kv_type = kv_type;
+  args.k_scale = cache.k_scale.As<uint16_t>();
+  args.v_scale = cache.v_scale.As<uint16_t>();
   args.kv_heads = heads.kv_heads;
   args.block = cache.k.dims[2];
   args.blocks_per_partition = BlocksPerPartition(static_cast<int>(args.block));

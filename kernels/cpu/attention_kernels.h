@@ -114,29 +114,44 @@ void ForRows(int64_t begin, int64_t end, Four four, One one) {
   for (; begin < end; ++begin) one(begin);
 }
 
+// n values of a cache from element `at` on. With i8, whole groups of 32.
+template <class L>
+void LoadAsFloat(const AttentionArgs& args, const void* cache, const uint16_t* scales, int64_t at, int64_t n,
+                 float* out) {
+  if (args.kv_type == KvType::kF16) {
+    const uint16_t* in = static_cast<const uint16_t*>(cache) + at;
+    for (int64_t i = 0; i < n; i += 16) L::StoreN(out + i, L::LoadF16(in + i, n - i), n - i);
+    return;
+  }
+  const int8_t* in = static_cast<const int8_t*>(cache) + at;
+  for (int64_t i = 0; i < n; i += 512) {  // Sixteen scales at a time.
+    alignas(64) float scale[16];
+    const int64_t groups = Smaller(16, (n - i) / 32);
+    L::Store(scale, L::LoadF16(scales + (at + i) / 32, groups));
+    for (int64_t g = 0; g < groups; ++g) {
+      const typename L::F factor = L::Set(scale[g]);
+      for (int64_t j = i + 32 * g; j < i + 32 * g + 32; j += 16) {
+        L::Store(out + j, L::Mul(L::ToFloat(L::LoadI8(in + j)), factor));
+      }
+    }
+  }
+}
+
 // One tile: the n <= 16 keys from `position` on, which start at element `at` of the caches.
 template <class L>
 void AttentionTile(const AttentionArgs& args, const AttentionItem& item, const AttentionState& s, int64_t position,
                    int64_t n, int64_t at) {
   const int64_t head_dim = args.head_dim;
   const float* values;
-  if (args.f16) {
-    // The values scratch holds the keys first: both are needed as float, one after the other.
-    const uint16_t* k = static_cast<const uint16_t*>(args.k) + at;
-    for (int64_t i = 0; i < n * head_dim; i += 16) {
-      const int64_t left = n * head_dim - i;
-      L::StoreN(s.values + i, L::LoadF16(k + i, left), left);
-    }
-    L::Transpose(s.values, head_dim, n, head_dim, s.keys);
-    const uint16_t* v = static_cast<const uint16_t*>(args.v) + at;
-    for (int64_t i = 0; i < n * head_dim; i += 16) {
-      const int64_t left = n * head_dim - i;
-      L::StoreN(s.values + i, L::LoadF16(v + i, left), left);
-    }
-    values = s.values;
-  } else {
+  if (args.kv_type == KvType::kF32) {
     L::Transpose(static_cast<const float*>(args.k) + at, head_dim, n, head_dim, s.keys);
     values = static_cast<const float*>(args.v) + at;
+  } else {
+    // The values scratch holds the keys first: both are needed as float, one after the other.
+    LoadAsFloat<L>(args, args.k, args.k_scale, at, n * head_dim, s.values);
+    L::Transpose(s.values, head_dim, n, head_dim, s.keys);
+    LoadAsFloat<L>(args, args.v, args.v_scale, at, n * head_dim, s.values);
+    values = s.values;
   }
   // Tokens that end before this tile come first; they are done.
   const int64_t done = position - item.visible + 1;

@@ -52,4 +52,7 @@ class CpuOps final : public Ops {
 // The kernels' view of `out`, whose forms must have `rows` rows and `cols` columns.
 ActivationOut MakeActivationOut(const Activation& out, int64_t rows, int64_t cols);
 
+// Checks the cache's types and shapes.
+KvType KvTypeOf(const KvView& cache);
+
 }  // namespace shoal::cpu

@@ -78,12 +78,16 @@ struct DenseLinearArgs {
   int64_t out_stride;
 };
 
+enum class KvType : uint8_t { kF32, kF16, kI8 };
+
 struct AttentionArgs {
   const float* q;
   int64_t q_stride;
   const void* k;  // [num_blocks, kv_heads, block, head_dim]
   const void* v;
-  bool f16;
+  KvType kv_type;
+  const uint16_t* k_scale;  // kI8: f16 per 32 values.
+  const uint16_t* v_scale;
   int64_t kv_heads;
   int64_t block;
   int64_t blocks_per_partition;
@@ -124,6 +128,8 @@ struct KernelTable {
   void (*rope)(const float* cos_sin, int64_t head_dim, int64_t heads, float* row);
   void (*bf16_to_float)(const uint16_t* in, float* out, int64_t n);
   void (*float_to_f16)(const float* in, uint16_t* out, int64_t n);
+  // One head of n values, as Ops::StoreKv says of i8.
+  void (*quantize_kv)(const float* in, int64_t n, int8_t* q, uint16_t* scales);
   // Blocks of 16 weight rows [begin, end), all tokens.
   void (*quantized_linear)(const QuantizedLinearArgs&, int64_t begin, int64_t end);
   void (*dense_linear)(const DenseLinearArgs&, int64_t begin, int64_t end);

@@ -21,6 +21,7 @@ constexpr KernelTable MakeTable(const char* name) {
   t.rope = Rope<L>;
   t.bf16_to_float = Bf16ToFloatRow<L>;
   t.float_to_f16 = FloatToF16Row<L>;
+  t.quantize_kv = QuantizeKvRow<L>;
   t.quantized_linear = QuantizedLinear<L>;
   t.dense_linear = DenseLinear<L>;
   t.attention = Attention<L>;

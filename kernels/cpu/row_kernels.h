@@ -173,6 +173,27 @@ void FloatToF16Row(const float* in, uint16_t* out, int64_t n) {
   for (int64_t j = 0; j < n; j += 16) L::StoreF16(out + j, L::LoadN(in + j, n - j), n - j);
 }
 
+template <class L>
+void QuantizeKvRow(const float* in, int64_t n, int8_t* q, uint16_t* scales) {
+  for (int64_t g = 0; g < n / 32; ++g, in += 32, q += 32) {
+    const int32_t largest = L::MaxOfI(L::MaxI(L::AbsBits(L::Load(in)), L::AbsBits(L::Load(in + 16))));
+    float amax;
+    __builtin_memcpy(&amax, &largest, 4);
+    alignas(64) float scale[16];
+    L::StoreF16(scales + g, L::Set(amax * (1 / 127.0f)), 1);
+    L::Store(scale, L::LoadF16(scales + g, 1));
+    if (!(scale[0] > 0.0f && scale[0] <= 65504.0f)) {
+      if (scale[0] != 0.0f) scales[g] = 0x7e00;  // NaN
+      for (int64_t j = 0; j < 32; ++j) q[j] = 0;
+      continue;
+    }
+    const typename L::F inverse = L::Set(1.0f / scale[0]), low = L::Set(-127.0f), high = L::Set(127.0f);
+    for (int64_t j = 0; j < 32; j += 16) {
+      L::StoreI8(q + j, L::Round(L::Max(low, L::Min(high, L::Mul(L::Load(in + j), inverse)))));
+    }
+  }
+}
+
 // Keeps the best k so far in order; most lanes fail one comparison with the last of them.
 template <class L>
 void TopK(const float* logits, int64_t n, int64_t k, float* values, int32_t* ids) {

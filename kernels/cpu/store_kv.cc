@@ -5,18 +5,34 @@
 
 namespace shoal::cpu {
 
+KvType KvTypeOf(const KvView& cache) {
+  SHOAL_CHECK(cache.k.dtype == cache.v.dtype);
+  if (cache.k.dtype == DType::kF32) return KvType::kF32;
+  if (cache.k.dtype == DType::kF16) return KvType::kF16;
+  SHOAL_CHECK(cache.k.dtype == DType::kI8 && cache.k_scale.dtype == DType::kF16);
+  SHOAL_CHECK_EQ(cache.k_scale.bytes() * kKvGroup, cache.k.bytes() * 2);
+  SHOAL_CHECK_EQ(cache.v_scale.bytes(), cache.k_scale.bytes());
+  return KvType::kI8;
+}
+
 void CpuOps::StoreKv(Tensor k, Tensor v, Tensor slots, KvView cache) {
   const int64_t blocks = cache.k.dims[0], kv_heads = cache.k.dims[1], block = cache.k.dims[2],
                 head_dim = cache.k.dims[3];
-  SHOAL_CHECK(cache.k.dtype == cache.v.dtype && (cache.k.dtype == DType::kF32 || cache.k.dtype == DType::kF16));
+  const KvType type = KvTypeOf(cache);
   SHOAL_CHECK(k.dtype == DType::kF32 && v.dtype == DType::kF32 && slots.dtype == DType::kI32);
   SHOAL_CHECK(k.cols() == kv_heads * head_dim && v.cols() == kv_heads * head_dim);
   SHOAL_CHECK(k.rows() == slots.rows() && v.rows() == slots.rows());
-  const auto store = [&](const float* in, Tensor to, int64_t at) {
-    if (to.dtype == DType::kF16) {
-      kernels_.float_to_f16(in, to.As<uint16_t>() + at, head_dim);
-    } else {
-      std::memcpy(to.As<float>() + at, in, head_dim * sizeof(float));
+  const auto store = [&](const float* in, Tensor to, Tensor scale, int64_t at) {
+    switch (type) {
+      case KvType::kF32:
+        std::memcpy(to.As<float>() + at, in, head_dim * sizeof(float));
+        break;
+      case KvType::kF16:
+        kernels_.float_to_f16(in, to.As<uint16_t>() + at, head_dim);
+        break;
+      case KvType::kI8:
+        kernels_.quantize_kv(in, head_dim, to.As<int8_t>() + at, scale.As<uint16_t>() + at / kKvGroup);
+        break;
     }
   };
   Parallel(k.rows(), k.cols() / 2, [&](int64_t begin, int64_t end) {
@@ -26,8 +42,8 @@ void CpuOps::StoreKv(Tensor k, Tensor v, Tensor slots, KvView cache) {
       SHOAL_CHECK_LT(slot, blocks * block);
       for (int64_t h = 0; h < kv_heads; ++h) {
         const int64_t at = ((slot / block * kv_heads + h) * block + slot % block) * head_dim;
-        store(k.Row<float>(i) + h * head_dim, cache.k, at);
-        store(v.Row<float>(i) + h * head_dim, cache.v, at);
+        store(k.Row<float>(i) + h * head_dim, cache.k, cache.k_scale, at);
+        store(v.Row<float>(i) + h * head_dim, cache.v, cache.v_scale, at);
       }
     }
   });

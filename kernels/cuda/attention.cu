@@ -101,8 +101,15 @@ struct State {
   }
 };
 
-__device__ __forceinline__ float4 LoadFour(const void* cache, bool f16, int64_t at) {
-  if (!f16) return *reinterpret_cast<const float4*>(static_cast<const float*>(cache) + at);
+__device__ __forceinline__ float4 LoadFour(KvType type, const void* cache, const uint16_t* scales, int64_t at) {
+  if (type == KvType::kF32) return *reinterpret_cast<const float4*>(static_cast<const float*>(cache) + at);
+  if (type == KvType::kI8) {
+    const uint32_t q = *reinterpret_cast<const uint32_t*>(static_cast<const int8_t*>(cache) + at);
+    const float scale = HalfBitsToFloat(scales[at / 32]);
+    return {static_cast<float>(static_cast<int8_t>(q)) * scale, static_cast<float>(static_cast<int8_t>(q >> 8)) * scale,
+            static_cast<float>(static_cast<int8_t>(q >> 16)) * scale,
+            static_cast<float>(static_cast<int8_t>(q >> 24)) * scale};
+  }
   const uint2 bits = *reinterpret_cast<const uint2*>(static_cast<const uint16_t*>(cache) + at);
   return {HalfBitsToFloat(static_cast<uint16_t>(bits.x)), HalfBitsToFloat(static_cast<uint16_t>(bits.x >> 16)),
           HalfBitsToFloat(static_cast<uint16_t>(bits.y)), HalfBitsToFloat(static_cast<uint16_t>(bits.y >> 16))};
@@ -113,8 +120,10 @@ __device__ __forceinline__ void LoadTile(const AttentionArgs& a, const Shared& s
   const int chunks = a.head_dim / 4;
   for (int i = threadIdx.x; i < n * chunks; i += kThreads) {
     const int key = i / chunks, d = i % chunks * 4;
-    *reinterpret_cast<float4*>(s.keys + key * (a.head_dim + 4) + d) = LoadFour(a.k, a.f16, at + key * a.head_dim + d);
-    *reinterpret_cast<float4*>(s.values + key * a.head_dim + d) = LoadFour(a.v, a.f16, at + key * a.head_dim + d);
+    *reinterpret_cast<float4*>(s.keys + key * (a.head_dim + 4) + d) =
+        LoadFour(a.kv_type, a.k, a.k_scale, at + key * a.head_dim + d);
+    *reinterpret_cast<float4*>(s.values + key * a.head_dim + d) =
+        LoadFour(a.kv_type, a.v, a.v_scale, at + key * a.head_dim + d);
   }
 }
 

@@ -126,6 +126,16 @@ class Workspace {
   int64_t left_;
 };
 
+KvType KvTypeOf(const KvView& cache) {
+  SHOAL_CHECK(cache.k.dtype == cache.v.dtype);
+  if (cache.k.dtype == DType::kF32) return KvType::kF32;
+  if (cache.k.dtype == DType::kF16) return KvType::kF16;
+  SHOAL_CHECK(cache.k.dtype == DType::kI8 && cache.k_scale.dtype == DType::kF16);
+  SHOAL_CHECK_EQ(cache.k_scale.bytes() * kKvGroup, cache.k.bytes() * 2);
+  SHOAL_CHECK_EQ(cache.v_scale.bytes(), cache.k_scale.bytes());
+  return KvType::kI8;
+}
+
 void CheckOutput(const Tensor& out, DType dtype, int64_t tokens, int64_t rows) {
   SHOAL_CHECK(out.dtype == dtype);
   SHOAL_CHECK_EQ(out.rows(), tokens);
@@ -302,8 +312,6 @@ void CudaOps::Rope(Tensor table, Tensor heads) {
 
 void CudaOps::StoreKv(Tensor k, Tensor v, Tensor slots, KvView cache) {
   SHOAL_CHECK(k.dtype == DType::kF32 && v.dtype == DType::kF32 && slots.dtype == DType::kI32);
-  SHOAL_CHECK(cache.k.dtype == cache.v.dtype);
-  SHOAL_CHECK(cache.k.dtype == DType::kF32 || cache.k.dtype == DType::kF16);
   SHOAL_CHECK_EQ(k.cols(), cache.k.dims[1] * cache.k.dims[3]);
   SHOAL_CHECK_EQ(v.cols(), k.cols());
   SHOAL_CHECK_EQ(slots.rows(), k.rows());
@@ -316,7 +324,9 @@ void CudaOps::StoreKv(Tensor k, Tensor v, Tensor slots, KvView cache) {
   args.slots = slots.As<int32_t>();
   args.k_cache = cache.k.data;
   args.v_cache = cache.v.data;
-  args.f16 = cache.k.dtype == DType::kF16;
+  args.kv_type = KvTypeOf(cache);
+  args.k_scale = cache.k_scale.As<uint16_t>();
+  args.v_scale = cache.v_scale.As<uint16_t>();
   args.rows = Int(k.rows());
   args.kv_heads = Int(cache.k.dims[1]);
   args.block = Int(cache.k.dims[2]);
@@ -327,8 +337,7 @@ void CudaOps::StoreKv(Tensor k, Tensor v, Tensor slots, KvView cache) {
 void CudaOps::Attention(Tensor q, KvView cache, const AttentionPlan& plan, const HeadMap& heads,
                         const Activation& out) {
   const int64_t tokens = q.rows(), width = static_cast<int64_t>(heads.heads) * heads.head_dim;
-  SHOAL_CHECK(q.dtype == DType::kF32 && cache.k.dtype == cache.v.dtype);
-  SHOAL_CHECK(cache.k.dtype == DType::kF32 || cache.k.dtype == DType::kF16);
+  SHOAL_CHECK(q.dtype == DType::kF32);
   SHOAL_CHECK_EQ(q.cols(), width);
   SHOAL_CHECK_EQ(cache.k.dims[1], heads.kv_heads);
   SHOAL_CHECK_EQ(cache.k.dims[3], heads.head_dim);
@@ -341,7 +350,9 @@ void CudaOps::Attention(Tensor q, KvView cache, const AttentionPlan& plan, const
   args.q_stride = q.row_stride;
   args.k = cache.k.data;
   args.v = cache.v.data;
-  args.f16 = cache.k.dtype == DType::kF16;
+  args.kv_type = KvTypeOf(cache);
+  args.k_scale = cache.k_scale.As<uint16_t>();
+  args.v_scale = cache.v_scale.As<uint16_t>();
   args.query_start = plan.query_start.As<int32_t>();
   args.context_len = plan.context_len.As<int32_t>();
   args.block_table = plan.block_table.As<int32_t>();

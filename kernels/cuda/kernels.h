@@ -123,15 +123,19 @@ struct RopeArgs {
 };
 void LaunchRope(const RopeArgs& args, Stream stream);
 
+enum class KvType : uint8_t { kF32, kF16, kI8 };
+
 struct StoreKvArgs {
   const float* k;
   const float* v;
   int64_t k_stride;
   int64_t v_stride;
   const int32_t* slots;
-  void* k_cache;  // [num_blocks, kv_heads, block, head_dim] f32 or f16
+  void* k_cache;  // [num_blocks, kv_heads, block, head_dim]
   void* v_cache;
-  bool f16;
+  KvType kv_type;
+  uint16_t* k_scale;  // kI8: f16, one per 32 values
+  uint16_t* v_scale;
   int rows;
   int kv_heads;
   int block;
@@ -195,9 +199,11 @@ void LaunchSiluMul(const SiluMulArgs& args, Stream stream);
 struct AttentionArgs {
   const float* q;
   int64_t q_stride;
-  const void* k;  // [num_blocks, kv_heads, block, head_dim] f32 or f16
+  const void* k;  // [num_blocks, kv_heads, block, head_dim]
   const void* v;
-  bool f16;
+  KvType kv_type;
+  const uint16_t* k_scale;  // kI8: f16, one per 32 values
+  const uint16_t* v_scale;
   const int32_t* query_start;  // [sequences + 1]
   const int32_t* context_len;  // [sequences]
   const int32_t* block_table;  // [sequences, max_blocks]

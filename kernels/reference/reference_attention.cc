@@ -8,7 +8,8 @@
 namespace shoal {
 namespace {
 
-double CacheValue(const Tensor& cache, int64_t at) {
+double CacheValue(const Tensor& cache, const Tensor& scale, int64_t at) {
+  if (cache.dtype == DType::kI8) return cache.As<int8_t>()[at] * HalfToFloat(scale.As<uint16_t>()[at / kKvGroup]);
   return cache.dtype == DType::kF16 ? HalfToFloat(cache.As<uint16_t>()[at]) : cache.As<float>()[at];
 }
 
@@ -21,7 +22,7 @@ void AttendHead(const float* q, const KvView& cache, const int32_t* blocks, int6
   };
   std::vector<double> weights(visible, 0.0);
   for (int64_t p = 0; p < visible; ++p) {
-    for (int64_t d = 0; d < head_dim; ++d) weights[p] += q[d] * CacheValue(cache.k, offset(p) + d);
+    for (int64_t d = 0; d < head_dim; ++d) weights[p] += q[d] * CacheValue(cache.k, cache.k_scale, offset(p) + d);
     weights[p] /= std::sqrt(static_cast<double>(head_dim));
   }
   const double largest = *std::max_element(weights.begin(), weights.end());
@@ -29,7 +30,7 @@ void AttendHead(const float* q, const KvView& cache, const int32_t* blocks, int6
   for (double& w : weights) total += w = std::exp(w - largest);
   for (int64_t d = 0; d < head_dim; ++d) {
     double sum = 0;
-    for (int64_t p = 0; p < visible; ++p) sum += weights[p] * CacheValue(cache.v, offset(p) + d);
+    for (int64_t p = 0; p < visible; ++p) sum += weights[p] * CacheValue(cache.v, cache.v_scale, offset(p) + d);
     out[d] = static_cast<float>(sum / total);
   }
 }

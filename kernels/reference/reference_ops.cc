@@ -122,12 +122,44 @@ void ReferenceOps::Rope(Tensor table, Tensor heads) {
   }
 }
 
+namespace {
+
+void StoreInt8(const float* x, int64_t n, int8_t* q, uint16_t* scales) {
+  for (int64_t g = 0; g < n / kKvGroup; ++g, x += kKvGroup, q += kKvGroup) {
+    float amax = 0;
+    bool finite = true;
+    for (int64_t j = 0; j < kKvGroup; ++j) {
+      finite = finite && std::isfinite(x[j]);
+      amax = std::max(amax, std::fabs(x[j]));
+    }
+    const float scale = HalfToFloat(FloatToHalf(amax * (1 / 127.0f)));
+    finite = finite && std::isfinite(scale);
+    scales[g] = finite ? FloatToHalf(scale) : FloatToHalf(std::numeric_limits<float>::quiet_NaN());
+    for (int64_t j = 0; j < kKvGroup; ++j) {
+      const bool zero = !finite || scale == 0;
+      q[j] = zero ? int8_t{0} : static_cast<int8_t>(std::nearbyint(std::clamp(x[j] * (1 / scale), -127.0f, 127.0f)));
+    }
+  }
+}
+
+}  // namespace
+
 void ReferenceOps::StoreKv(Tensor k, Tensor v, Tensor slots, KvView cache) {
   const int64_t kv_heads = cache.k.dims[1], block = cache.k.dims[2], head_dim = cache.k.dims[3];
   for (int64_t i = 0; i < k.rows(); ++i) {
     const int64_t slot = slots.As<int32_t>()[i];
     if (slot < 0) continue;
     SHOAL_CHECK_LT(slot, cache.k.dims[0] * block);
+    if (cache.k.dtype == DType::kI8) {
+      for (int64_t h = 0; h < kv_heads; ++h) {
+        const int64_t at = ((slot / block * kv_heads + h) * block + slot % block) * head_dim;
+        StoreInt8(k.Row<float>(i) + h * head_dim, head_dim, cache.k.As<int8_t>() + at,
+                  cache.k_scale.As<uint16_t>() + at / kKvGroup);
+        StoreInt8(v.Row<float>(i) + h * head_dim, head_dim, cache.v.As<int8_t>() + at,
+                  cache.v_scale.As<uint16_t>() + at / kKvGroup);
+      }
+      continue;
+    }
     for (int64_t j = 0; j < kv_heads * head_dim; ++j) {
       const int64_t at = ((slot / block * kv_heads + j / head_dim) * block + slot % block) * head_dim + j % head_dim;
       if (cache.k.dtype == DType::kF16) {

@@ -387,7 +387,7 @@ TEST(PlanRefusalTest, NumbersOutOfRangeNameTheirField) {
   expect([](PlanRequest& r) { r.shape.hidden = 360; }, "qkv cannot be int8");
   expect([](PlanRequest& r) { r.shape.head_dim = 16; }, "attention_out cannot be int8");
   expect([](PlanRequest& r) { r.formats.embedding = WeightFormat::kInt8; }, "embedding cannot be int8");
-  expect([](PlanRequest& r) { r.formats.kv = DType::kI8; }, "KV cache must be f16 or f32");
+  expect([](PlanRequest& r) { r.formats.kv = DType::kBF16; }, "KV cache must be int8, f16 or f32");
   expect([](PlanRequest& r) { r.max_context = 0; }, "max_context is 0");
   expect([](PlanRequest& r) { r.max_step_tokens = 0; }, "max_step_tokens is 0");
   expect([](PlanRequest& r) { r.max_sequences = 0; }, "max_sequences is 0");

@@ -111,7 +111,7 @@ const Broken kBroken[] = {
      "1:31: formats.weights: unknown value 'INT5'; one of PREPARED, F32, BF16, INT8, INT4"},
     {"model: 'm' formats { weights: 8 }", "1:31: formats.weights: unknown value '8'"},
     {"model: 'm' formats { kv: F16 }",
-     "1:26: formats.kv: unknown value 'F16'; one of KV_F32, KV_F16; did you mean 'KV_F16'?"},
+     "1:26: formats.kv: unknown value 'F16'; one of KV_F32, KV_F16, KV_INT8; did you mean 'KV_F16'?"},
     {"model: 'm' log_level: LOUD", "1:23: log_level: unknown value 'LOUD'; one of DEBUG, INFO, WARNING, ERROR"},
     {"model: 3", "1:8: model must be a string in quotes, found '3'"},
     {"model: m", "1:8: model must be a string in quotes, found 'm'"},
