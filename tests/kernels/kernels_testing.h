@@ -13,24 +13,24 @@
 #include "kernels/device.h"
 #include "kernels/half.h"
 #include "kernels/ops.h"
+#include "tests/kernels/cuda_variants.h"
 
 namespace shoal {
 
 // Every back end and kernel path. A new back end joins the suite by one entry.
 inline const std::vector<std::string>& Implementations() {
-  static const std::vector<std::string> names = {"reference",    "portable",  "avx2",      "avx512",   "amx",
-                                                 "amx-emulated", "cuda-dp4a", "cuda-sm75", "cuda-sm80"};
+  static const std::vector<std::string> names = [] {
+    std::vector<std::string> all = {"reference", "portable", "avx2", "avx512", "amx", "amx-emulated"};
+    for (const std::string& variant : CudaVariants()) all.push_back(variant);
+    return all;
+  }();
   return names;
 }
 
 // kFailedPrecondition where this machine lacks it.
 inline absl::StatusOr<std::unique_ptr<Device>> MakeImplementation(const std::string& name, int threads = 3) {
   if (name == "reference") return CreateReferenceDevice();
-  if (name.starts_with("cuda-")) {
-    CudaDeviceOptions options;
-    options.path = name.substr(5);
-    return CreateCudaDevice(options);
-  }
+  if (name.starts_with("cuda-")) return MakeCudaVariant(name);
   CpuDeviceOptions options;
   options.threads = threads;
   options.isa = name;
