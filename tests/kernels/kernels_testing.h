@@ -43,6 +43,20 @@ inline std::string TestName(const testing::TestParamInfo<std::string>& info) {
   return name;
 }
 
+// The same numbers, NaN where the other has NaN; else says where the first difference is.
+template <typename T>
+testing::AssertionResult SameValues(const std::vector<T>& values, const std::vector<T>& expected) {
+  if (values.size() != expected.size()) {
+    return testing::AssertionFailure() << values.size() << " values instead of " << expected.size();
+  }
+  for (size_t i = 0; i < values.size(); ++i) {
+    if (values[i] == expected[i] || (values[i] != values[i] && expected[i] != expected[i])) continue;
+    return testing::AssertionFailure() << "value " << i << " is " << testing::PrintToString(values[i]) << " instead of "
+                                       << testing::PrintToString(expected[i]);
+  }
+  return testing::AssertionSuccess();
+}
+
 // Seeded by each test, so that a failure repeats.
 class Random {
  public:
