@@ -27,6 +27,15 @@ inline const std::vector<std::string>& Implementations() {
   return names;
 }
 
+// Those for all ops but matrix products, where CUDA's paths do not differ: the one that every GPU has stands for all.
+inline std::vector<std::string> ImplementationsWithoutPaths() {
+  std::vector<std::string> names;
+  for (const std::string& name : Implementations()) {
+    if (!name.starts_with("cuda-sm")) names.push_back(name);
+  }
+  return names;
+}
+
 // kFailedPrecondition where this machine lacks it.
 inline absl::StatusOr<std::unique_ptr<Device>> MakeImplementation(const std::string& name, int threads = 3) {
   if (name == "reference") return CreateReferenceDevice();
@@ -290,5 +299,7 @@ class ImplementationTest : public testing::TestWithParam<std::string> {
 
 #define SHOAL_FOR_ALL_IMPLEMENTATIONS(Suite) \
   INSTANTIATE_TEST_SUITE_P(All, Suite, testing::ValuesIn(Implementations()), TestName)
+#define SHOAL_FOR_ALL_WITHOUT_PATHS(Suite) \
+  INSTANTIATE_TEST_SUITE_P(All, Suite, testing::ValuesIn(ImplementationsWithoutPaths()), TestName)
 
 }  // namespace shoal
