@@ -50,18 +50,21 @@ __device__ __forceinline__ T MaxLanes(T value) {
   return value;
 }
 
-// A sum of floats rounded to multiples of 2^-30 (kExactQuantum in weight.h), exact for parts that fit and sums below
-// 2^23: two 32-bit integers, since cards for games have few units for double. Call Carry() at least every 256 parts.
+// A sum of floats rounded to multiples of 2^-30 (kExactQuantum in weight.h): two 32-bit integers, since cards for games
+// have few units for double. Call Carry() at least every 256 parts.
 struct ExactSum {
   int high = 0;  // Multiples of 2^-8.
   int low = 0;   // Multiples of 2^-30.
 
-  static __device__ __forceinline__ bool Fits(float part) { return fabsf(part) < 0x1p21f; }
-  __device__ __forceinline__ void Add(float part) {
+  // False where the part (NaN, or 2^21 and more) or the sum (2^22 and more) does not fit: then the sum is void.
+  __device__ __forceinline__ bool Add(float part) {
+    const bool fits = fabsf(part) < 0x1p21f && high < (1 << 30) && high > -(1 << 30);
+    if (!fits) part = 0.0f;
     const int h = __float2int_rz(part * 0x1p8f);
     const float rest = fmaf(static_cast<float>(h), -0x1p-8f, part);  // Exact: the bits of `part` below 2^-8.
     high += h;
     low += __float2int_rn(rest * 0x1p30f);  // Ties to even as for the whole: h * 2^22 is even.
+    return fits;
   }
   __device__ __forceinline__ void Carry() {
     high += low >> 22;

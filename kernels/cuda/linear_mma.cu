@@ -271,9 +271,8 @@ __device__ __forceinline__ void EndGroup(const QuantizedLinearArgs& a, int g, co
       for (int r = 0; r < 2; ++r) {
         int& sum = exact[j][2 * r + c];
         if constexpr (kPartial) {
-          const float part = PartOf(sum, x_scale, scales[r]);
-          sums.fits = sums.fits && (ExactSum::Fits(part) || token >= a.tokens);
-          sums.values[j][2 * r + c].Add(part);
+          const bool added = sums.values[j][2 * r + c].Add(PartOf(sum, x_scale, scales[r]));
+          sums.fits = sums.fits && (added || token >= a.tokens);
           if (g % 128 == 127) sums.values[j][2 * r + c].Carry();
         } else {
           sums.values[j][2 * r + c].Add(sum, x_scale, scales[r]);

@@ -67,7 +67,7 @@ __device__ __forceinline__ float PartOf(int exact, float x_scale, float scale) {
   return static_cast<float>(exact) * x_scale * scale;
 }
 
-// LinearPartial of one output in double: for parts that ExactSum cannot hold.
+// LinearPartial of one output in double: for what ExactSum cannot hold.
 static __device__ SHOAL_NOINLINE double SlowPartial(const QuantizedLinearArgs& a, int64_t row, int64_t token) {
   double sum = 0;
   for (int g = 0; g < a.cols / a.group; ++g) {
@@ -100,9 +100,8 @@ struct RunningSum<true> {
   bool fits = true;
 
   __device__ __forceinline__ void Add(int exact, float x_scale, float scale) {
-    const float part = PartOf(exact, x_scale, scale);
-    fits = fits && ExactSum::Fits(part);
-    sum.Add(part);
+    const bool added = sum.Add(PartOf(exact, x_scale, scale));
+    fits = fits && added;
   }
   // At least once every 256 groups.
   __device__ __forceinline__ void Carry() { sum.Carry(); }

@@ -1,5 +1,5 @@
 // What the CUDA back end needs of the CUDA runtime. Two implementations: cuda_runtime.cc over the real one, and
-// tests/support/emulated_runtime.cc in host memory.
+// tests/emulation/emulated_runtime.cc in host memory.
 #pragma once
 
 #include <cstdint>

@@ -1,6 +1,13 @@
-// The CUDA runtime in host memory: kernels run at once, on the calling thread, by cuda_emulation. Provides
-// CreateCudaDevice for test programs.
+// The CUDA runtime in host memory: kernels run on the calling thread, by cuda_emulation. Provides CreateCudaDevice for
+// test programs.
+#include "tests/emulation/emulated_runtime.h"
+
+#include <sys/mman.h>
+
+#include <array>
 #include <cstring>
+#include <deque>
+#include <functional>
 #include <map>
 #include <memory>
 #include <utility>
@@ -14,88 +21,127 @@
 namespace shoal::cuda {
 namespace {
 
-// What has been queued between BeginGraph and EndGraph of the runtime whose stream this is.
-struct Recording {
-  bool active = false;
-  std::vector<std::function<void()>> steps;
+using cuda_emulation::EmulatedGpu;
+using Step = std::function<void()>;
+
+constexpr int64_t kMapped = 4 << 20;
+
+// What its runtime's stream points to.
+struct Queue {
+  EmulatedGpu gpu;
+  bool recording = false;  // Between BeginGraph and EndGraph.
+  std::vector<Step> recorded;
+  std::deque<Step> waiting;  // Of a late GPU.
+  int64_t queued = 0;        // Steps since the start; `queued - waiting.size()` of them have run.
+
+  void Add(Step step) {
+    if (recording) {
+      recorded.push_back(std::move(step));
+      return;
+    }
+    ++queued;
+    if (gpu.late) {
+      waiting.push_back(std::move(step));
+    } else {
+      step();
+    }
+  }
+  // Runs what waits until `n` steps have run.
+  void RunUntil(int64_t n) {
+    while (queued - static_cast<int64_t>(waiting.size()) < n) {
+      const Step step = std::move(waiting.front());
+      waiting.pop_front();
+      step();
+    }
+  }
 };
 
 class EmulatedGraph final : public Graph {
  public:
-  explicit EmulatedGraph(std::vector<std::function<void()>> steps) : steps_(std::move(steps)) {}
+  EmulatedGraph(Queue& queue, std::vector<Step> steps) : queue_(queue), steps_(std::move(steps)) {}
   void Launch() override {
-    for (const auto& step : steps_) step();
+    for (const Step& step : steps_) queue_.Add(step);
   }
 
  private:
-  std::vector<std::function<void()>> steps_;
+  Queue& queue_;
+  std::vector<Step> steps_;
 };
 
 class EmulatedRuntime final : public Runtime {
  public:
-  EmulatedRuntime() {
+  explicit EmulatedRuntime(const EmulatedGpu& gpu) {
+    queue_.gpu = gpu;
     info_.name = "emulated";
-    info_.compute_capability = 86;
+    info_.compute_capability = gpu.compute_capability;
     info_.multiprocessors = 2;
-    info_.total_bytes = int64_t{8} << 30;
-    info_.allocation_unit = 1;  // Every buffer is an allocation of its own, so that AddressSanitizer sees its ends.
-    info_.tensor_cores = true;
+    info_.total_bytes = gpu.total_bytes;
+    info_.allocation_unit = gpu.allocation_unit;
+    info_.tensor_cores = gpu.tensor_cores;
   }
 
   const GpuInfo& info() const override { return info_; }
-  Stream stream() const override { return reinterpret_cast<Stream>(const_cast<Recording*>(&recording_)); }
+  Stream stream() const override { return reinterpret_cast<Stream>(const_cast<Queue*>(&queue_)); }
 
   absl::StatusOr<std::byte*> Allocate(int64_t bytes) override {
-    if (bytes > info_.total_bytes - used_) {
-      return absl::ResourceExhaustedError(StrCat("the emulated GPU has ", info_.total_bytes - used_, " bytes left"));
+    if (bytes > info_.total_bytes || RoundUp(bytes) > FreeBytes()) {
+      return absl::ResourceExhaustedError(StrCat("the emulated GPU has ", FreeBytes(), " bytes left"));
     }
-    auto* memory = static_cast<std::byte*>(::operator new (bytes, std::align_val_t{256}));
-    std::memset(memory, 0, bytes);
-    used_ += bytes;
+    // Of large ones only the pages that are used cost time: every test's device has a workspace.
+    auto* memory = static_cast<std::byte*>(
+        bytes >= kMapped ? mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0)
+                         : std::memset(::operator new (bytes, std::align_val_t{256}), 0, bytes));
+    SHOAL_CHECK(memory != MAP_FAILED);
     sizes_[memory] = bytes;
+    used_ += RoundUp(bytes);
     return memory;
   }
+  // Waits for queued work, as cudaFree does.
   void Free(std::byte* memory) override {
-    used_ -= sizes_.at(memory);
+    queue_.RunUntil(queue_.queued);
+    const int64_t bytes = sizes_.at(memory);
+    used_ -= RoundUp(bytes);
     sizes_.erase(memory);
-    ::operator delete (memory, std::align_val_t{256});
+    if (bytes >= kMapped) {
+      munmap(memory, bytes);
+    } else {
+      ::operator delete (memory, std::align_val_t{256});
+    }
   }
   absl::StatusOr<std::byte*> AllocateHost(int64_t bytes) override { return new std::byte[bytes]; }
   void FreeHost(std::byte* memory) override { delete[] memory; }
   int64_t FreeBytes() override { return info_.total_bytes - used_; }
 
   void Copy(void* to, const void* from, int64_t bytes) override {
-    Queue([=] { std::memcpy(to, from, bytes); });
+    queue_.Add([=] { std::memcpy(to, from, bytes); });
   }
-  void Mark(int) override {}
-  void WaitFor(int) override {}
+  void Mark(int slot) override { marks_[slot] = queue_.queued; }
+  void WaitFor(int slot) override { queue_.RunUntil(marks_[slot]); }
   absl::Status Synchronize() override {
-    SHOAL_CHECK(!recording_.active);
+    SHOAL_CHECK(!queue_.recording);
+    queue_.RunUntil(queue_.queued);
     return absl::OkStatus();
   }
 
   absl::Status BeginGraph() override {
-    SHOAL_CHECK(!recording_.active);
-    recording_.active = true;
+    SHOAL_CHECK(!queue_.recording);
+    queue_.recording = true;
     return absl::OkStatus();
   }
   absl::StatusOr<std::unique_ptr<Graph>> EndGraph() override {
-    SHOAL_CHECK(recording_.active);
-    recording_.active = false;
-    return std::make_unique<EmulatedGraph>(std::exchange(recording_.steps, {}));
+    SHOAL_CHECK(queue_.recording);
+    queue_.recording = false;
+    return std::make_unique<EmulatedGraph>(queue_, std::exchange(queue_.recorded, {}));
   }
 
  private:
-  void Queue(std::function<void()> step) {
-    if (recording_.active) {
-      recording_.steps.push_back(std::move(step));
-    } else {
-      step();
-    }
+  int64_t RoundUp(int64_t bytes) const {
+    return (bytes + info_.allocation_unit - 1) / info_.allocation_unit * info_.allocation_unit;
   }
 
   GpuInfo info_;
-  Recording recording_;
+  Queue queue_;
+  std::array<int64_t, kMarks> marks_{};
   int64_t used_ = 0;
   std::map<std::byte*, int64_t> sizes_;
 };
@@ -108,13 +154,15 @@ namespace shoal {
 namespace cuda_emulation {
 
 void Launch(dim3 grid, dim3 block, size_t shared_bytes, CUstream_st* stream, std::function<void()> kernel) {
-  auto* recording = reinterpret_cast<cuda::Recording*>(stream);
-  auto step = [=, kernel = std::move(kernel)] { RunGrid(grid, block, shared_bytes, kernel); };
-  if (recording != nullptr && recording->active) {
-    recording->steps.push_back(std::move(step));
-  } else {
-    step();
-  }
+  auto* queue = reinterpret_cast<cuda::Queue*>(stream);
+  queue->Add([=, order = queue->gpu.lane_order, kernel = std::move(kernel)] {
+    SetLaneOrder(order);
+    RunGrid(grid, block, shared_bytes, kernel);
+  });
+}
+
+std::unique_ptr<cuda::Runtime> MakeEmulatedRuntime(const EmulatedGpu& gpu) {
+  return std::make_unique<cuda::EmulatedRuntime>(gpu);
 }
 
 }  // namespace cuda_emulation
@@ -124,7 +172,7 @@ int CudaGpuCount() { return 1; }
 absl::StatusOr<CudaGpu> ProbeCudaGpu(int) { return CudaGpu{"emulated", int64_t{8} << 30, int64_t{8} << 30}; }
 
 absl::StatusOr<std::unique_ptr<Device>> CreateCudaDevice(const CudaDeviceOptions& options) {
-  return cuda::MakeCudaDevice(std::make_unique<cuda::EmulatedRuntime>(), options);
+  return cuda::MakeCudaDevice(cuda_emulation::MakeEmulatedRuntime({}), options);
 }
 
 }  // namespace shoal

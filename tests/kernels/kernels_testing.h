@@ -13,24 +13,33 @@
 #include "kernels/device.h"
 #include "kernels/half.h"
 #include "kernels/ops.h"
+#include "tests/kernels/cuda_variants.h"
 
 namespace shoal {
 
 // Every back end and kernel path. A new back end joins the suite by one entry.
 inline const std::vector<std::string>& Implementations() {
-  static const std::vector<std::string> names = {"reference",    "portable",  "avx2",      "avx512",   "amx",
-                                                 "amx-emulated", "cuda-dp4a", "cuda-sm75", "cuda-sm80"};
+  static const std::vector<std::string> names = [] {
+    std::vector<std::string> all = {"reference", "portable", "avx2", "avx512", "amx", "amx-emulated"};
+    for (const std::string& variant : CudaVariants()) all.push_back(variant);
+    return all;
+  }();
+  return names;
+}
+
+// Those for all ops but matrix products, where CUDA's paths do not differ: the one that every GPU has stands for all.
+inline std::vector<std::string> ImplementationsWithoutPaths() {
+  std::vector<std::string> names;
+  for (const std::string& name : Implementations()) {
+    if (!name.starts_with("cuda-sm")) names.push_back(name);
+  }
   return names;
 }
 
 // kFailedPrecondition where this machine lacks it.
 inline absl::StatusOr<std::unique_ptr<Device>> MakeImplementation(const std::string& name, int threads = 3) {
   if (name == "reference") return CreateReferenceDevice();
-  if (name.starts_with("cuda-")) {
-    CudaDeviceOptions options;
-    options.path = name.substr(5);
-    return CreateCudaDevice(options);
-  }
+  if (name.starts_with("cuda-")) return MakeCudaVariant(name);
   CpuDeviceOptions options;
   options.threads = threads;
   options.isa = name;
@@ -41,6 +50,20 @@ inline std::string TestName(const testing::TestParamInfo<std::string>& info) {
   std::string name = info.param;
   for (char& c : name) c = c == '-' ? '_' : c;
   return name;
+}
+
+// The same numbers, NaN where the other has NaN; else says where the first difference is.
+template <typename T>
+testing::AssertionResult SameValues(const std::vector<T>& values, const std::vector<T>& expected) {
+  if (values.size() != expected.size()) {
+    return testing::AssertionFailure() << values.size() << " values instead of " << expected.size();
+  }
+  for (size_t i = 0; i < values.size(); ++i) {
+    if (values[i] == expected[i] || (values[i] != values[i] && expected[i] != expected[i])) continue;
+    return testing::AssertionFailure() << "value " << i << " is " << testing::PrintToString(values[i]) << " instead of "
+                                       << testing::PrintToString(expected[i]);
+  }
+  return testing::AssertionSuccess();
 }
 
 // Seeded by each test, so that a failure repeats.
@@ -276,5 +299,7 @@ class ImplementationTest : public testing::TestWithParam<std::string> {
 
 #define SHOAL_FOR_ALL_IMPLEMENTATIONS(Suite) \
   INSTANTIATE_TEST_SUITE_P(All, Suite, testing::ValuesIn(Implementations()), TestName)
+#define SHOAL_FOR_ALL_WITHOUT_PATHS(Suite) \
+  INSTANTIATE_TEST_SUITE_P(All, Suite, testing::ValuesIn(ImplementationsWithoutPaths()), TestName)
 
 }  // namespace shoal

@@ -232,53 +232,7 @@ TEST_P(RowOpsConformanceTest, TopKTiesGoToTheLowestIdAndNanCountsAsMinusInfinity
   EXPECT_THAT(rig().Out<float>(values), ElementsAre(5.0f, 2.0f, 2.0f, 2.0f, -kInf));
 }
 
-SHOAL_FOR_ALL_IMPLEMENTATIONS(RowOpsConformanceTest);
-
-// The CPU paths share one definition of every float operation, so a cluster of unlike CPUs agrees bit for bit.
-TEST(CpuPathsTest, EveryPathGivesTheSameBits) {
-  std::vector<std::vector<float>> first;
-  for (const char* isa : {"portable", "avx2", "avx512", "amx"}) {
-    auto device = MakeImplementation(isa);
-    if (!device.ok()) continue;
-    Rig rig(std::move(*device));
-    Random random(20);
-    std::vector<std::vector<float>> results;
-    // SiLU over the whole range of exp, as gate = x and up = 1 through an identity matrix.
-    WeightData w;
-    w.format = WeightFormat::kF32;
-    w.rows = 64;
-    w.cols = w.group = 32;
-    w.f32.assign(64 * 32, 0.0f);
-    for (int64_t i = 0; i < 32; ++i) w.f32[i * 32 + i] = w.f32[(32 + i) * 32 + i] = 1.0f;
-    Activation x;
-    x.dense = rig.Floats(random.Normal(50 * 32, 30.0f), {50, 32});
-    const Activation y = rig.NewActivation(50, 32, 0);
-    rig.ops().LinearSiluMul(x, rig.device().LoadWeight(w.host()).value(), rig.New(DType::kF32, {50, 64}), y);
-    results.push_back(rig.Out<float>(y.dense));
-    // A dense product with rounding in every step.
-    const WeightData dense = RandomWeight(random, WeightFormat::kBF16, 50, 32, 32, true);
-    const Tensor z = rig.New(DType::kF32, {50, 50});
-    rig.ops().Linear(x, rig.device().LoadWeight(dense.host()).value(), z);
-    results.push_back(rig.Out<float>(z));
-    const Activation n = rig.NewActivation(50, 32, 32);
-    rig.ops().RmsNorm(x.dense, rig.Floats(random.Normal(32), {32}), 1e-6f, n);
-    results.push_back(rig.Out<float>(n.dense));
-    results.push_back(rig.Out<float>(n.scale));
-    // Attention over three blocks.
-    HeadMap heads{4, 2, 0, 0, 2, 8};
-    KvView view{rig.New(DType::kF16, {3, 2, 16, 8}), rig.New(DType::kF16, {3, 2, 16, 8})};
-    std::vector<int32_t> slots(48);
-    for (int i = 0; i < 48; ++i) slots[i] = i;
-    rig.ops().StoreKv(rig.Floats(random.Normal(48 * 16, 4.0f), {48, 16}), rig.Floats(random.Normal(48 * 16), {48, 16}),
-                      rig.Ints(slots), view);
-    AttentionPlan plan{rig.Ints({0, 48}), rig.Ints({48}), rig.In<int32_t>({0, 1, 2}, DType::kI32, {1, 3})};
-    const Activation attended = rig.NewActivation(48, 32, 0);
-    rig.ops().Attention(rig.Floats(random.Normal(48 * 32, 2.0f), {48, 32}), view, plan, heads, attended);
-    results.push_back(rig.Out<float>(attended.dense));
-    if (first.empty()) first = results;
-    for (size_t i = 0; i < results.size(); ++i) EXPECT_THAT(results[i], ElementsAreArray(first[i])) << isa << " " << i;
-  }
-}
+SHOAL_FOR_ALL_WITHOUT_PATHS(RowOpsConformanceTest);
 
 }  // namespace
 }  // namespace shoal
