@@ -1,5 +1,5 @@
 // What the CUDA back end needs of the CUDA runtime. Two implementations: cuda_runtime.cc over the real one, and
-// tests/support/emulated_runtime.cc in host memory.
+// tests/emulation/emulated_runtime.cc in host memory.
 #pragma once
 
 #include <cstdint>
@@ -62,5 +62,9 @@ class Runtime {
   virtual absl::Status BeginGraph() = 0;
   virtual absl::StatusOr<std::unique_ptr<Graph>> EndGraph() = 0;
 };
+
+// Provided by one of the two. `index`: which GPU of this process; its runtimes share one context. The calling thread is
+// the one that uses it. Errors: kFailedPrecondition where there is no such GPU, or the driver or the GPU is too old.
+absl::StatusOr<std::unique_ptr<Runtime>> CreateRuntime(int index);
 
 }  // namespace shoal::cuda

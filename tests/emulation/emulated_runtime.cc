@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "base/check.h"
+#include "base/status_macros.h"
 #include "base/str_cat.h"
 #include "kernels/cuda/cuda_device.h"
 #include "tests/support/cuda_emulation.h"
@@ -101,6 +102,9 @@ class EmulatedRuntime final : public Runtime {
 };
 
 }  // namespace
+
+absl::StatusOr<std::unique_ptr<Runtime>> CreateRuntime(int) { return std::make_unique<EmulatedRuntime>(); }
+
 }  // namespace shoal::cuda
 
 namespace shoal {
@@ -120,7 +124,8 @@ void Launch(dim3 grid, dim3 block, size_t shared_bytes, CUstream_st* stream, std
 }  // namespace cuda_emulation
 
 absl::StatusOr<std::unique_ptr<Device>> CreateCudaDevice(const CudaDeviceOptions& options) {
-  return cuda::MakeCudaDevice(std::make_unique<cuda::EmulatedRuntime>(), options);
+  ASSIGN_OR_RETURN(std::unique_ptr<cuda::Runtime> runtime, cuda::CreateRuntime(options.index));
+  return cuda::MakeCudaDevice(std::move(runtime), options);
 }
 
 }  // namespace shoal
