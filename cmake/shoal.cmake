@@ -1,10 +1,12 @@
 # The functions every folder uses: one library per folder, one test program per folder, and the project's flags.
 
 add_library(shoal_flags INTERFACE)
-target_compile_options(shoal_flags INTERFACE -Wall -Wextra -Werror -Wno-psabi -fno-omit-frame-pointer)
+# nvcc has flags of its own (kernels/CMakeLists.txt).
+target_compile_options(shoal_flags INTERFACE
+  "$<$<NOT:$<COMPILE_LANGUAGE:CUDA>>:-Wall;-Wextra;-Werror;-Wno-psabi;-fno-omit-frame-pointer>")
 target_include_directories(shoal_flags INTERFACE ${CMAKE_SOURCE_DIR} ${CMAKE_BINARY_DIR}/generated)
 # a*b+c is contracted only where the code says fma: the same bits from every compiler, build type and kernel path.
-target_compile_options(shoal_flags INTERFACE -ffp-contract=off)
+target_compile_options(shoal_flags INTERFACE $<$<NOT:$<COMPILE_LANGUAGE:CUDA>>:-ffp-contract=off>)
 if(SHOAL_SANITIZE)
   target_compile_options(shoal_flags INTERFACE -fsanitize=${SHOAL_SANITIZE} -fno-sanitize-recover=all -g1)
   target_link_options(shoal_flags INTERFACE -fsanitize=${SHOAL_SANITIZE})

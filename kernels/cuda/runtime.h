@@ -63,4 +63,8 @@ class Runtime {
   virtual absl::StatusOr<std::unique_ptr<Graph>> EndGraph() = 0;
 };
 
+// Provided by one of the two. `index`: which GPU of this process; its runtimes share one context. The calling thread is
+// the one that uses it. Errors: kFailedPrecondition where there is no such GPU, or the driver or the GPU is too old.
+absl::StatusOr<std::unique_ptr<Runtime>> CreateRuntime(int index);
+
 }  // namespace shoal::cuda

@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "base/check.h"
+#include "base/status_macros.h"
 #include "base/str_cat.h"
 #include "kernels/cuda/cuda_device.h"
 #include "tests/support/cuda_emulation.h"
@@ -147,6 +148,9 @@ class EmulatedRuntime final : public Runtime {
 };
 
 }  // namespace
+
+absl::StatusOr<std::unique_ptr<Runtime>> CreateRuntime(int) { return cuda_emulation::MakeEmulatedRuntime({}); }
+
 }  // namespace shoal::cuda
 
 namespace shoal {
@@ -172,7 +176,8 @@ int CudaGpuCount() { return 1; }
 absl::StatusOr<CudaGpu> ProbeCudaGpu(int) { return CudaGpu{"emulated", int64_t{8} << 30, int64_t{8} << 30}; }
 
 absl::StatusOr<std::unique_ptr<Device>> CreateCudaDevice(const CudaDeviceOptions& options) {
-  return cuda::MakeCudaDevice(cuda_emulation::MakeEmulatedRuntime({}), options);
+  ASSIGN_OR_RETURN(std::unique_ptr<cuda::Runtime> runtime, cuda::CreateRuntime(options.index));
+  return cuda::MakeCudaDevice(std::move(runtime), options);
 }
 
 }  // namespace shoal

@@ -1,0 +1,56 @@
+# Finds the CUDA Toolkit. Sets SHOAL_CUDA if kernels/cuda can be compiled for GPUs; else says what is left out.
+
+set(SHOAL_WITH_CUDA AUTO CACHE STRING "The CUDA back end: AUTO (if there is an nvcc that works), ON (there must be) or OFF")
+set_property(CACHE SHOAL_WITH_CUDA PROPERTY STRINGS AUTO ON OFF)
+
+# nvcc in CUDACXX, in PATH, or where NVIDIA's packages put it. check_language tries it on a program of its own.
+function(find_cuda out)
+  if(NOT CMAKE_CUDA_COMPILER AND NOT DEFINED ENV{CUDACXX})
+    find_program(SHOAL_NVCC nvcc PATHS ${CUDAToolkit_ROOT}/bin $ENV{CUDA_PATH}/bin $ENV{CUDA_HOME}/bin /usr/local/cuda/bin)
+    mark_as_advanced(SHOAL_NVCC)
+    if(NOT SHOAL_NVCC)
+      set(${out} "no nvcc found" PARENT_SCOPE)
+      return()
+    endif()
+    set(ENV{CUDACXX} ${SHOAL_NVCC})
+  endif()
+  include(CheckLanguage)
+  set(CMAKE_MESSAGE_LOG_LEVEL NOTICE)  # Its own report says less than the line below.
+  check_language(CUDA)
+  if(NOT CMAKE_CUDA_COMPILER)
+    set(${out} "nvcc ($ENV{CUDACXX}) compiles nothing with this C++ compiler" PARENT_SCOPE)
+  endif()
+endfunction()
+
+set(SHOAL_CUDA OFF)
+set(no_cuda "")
+if(SHOAL_WITH_CUDA STREQUAL "AUTO" OR SHOAL_WITH_CUDA)
+  if(SHOAL_SANITIZE)
+    set(no_cuda "sanitizers see its kernels as C++ only")
+  else()
+    find_cuda(no_cuda)
+  endif()
+else()
+  set(no_cuda "SHOAL_WITH_CUDA is ${SHOAL_WITH_CUDA}")
+endif()
+
+if(no_cuda)
+  if(SHOAL_WITH_CUDA AND NOT SHOAL_WITH_CUDA STREQUAL "AUTO")
+    message(FATAL_ERROR "SHOAL_WITH_CUDA is ON: ${no_cuda}. Install the CUDA Toolkit, 12.2 or later, and set CUDACXX to its nvcc.")
+  endif()
+  message(STATUS "Without CUDA (${no_cuda}): left out are the device 'cuda' and its GPU tests")
+else()
+  # The least that is supported, GeForce 30 and 40, and Hopper; a newer GPU's driver compiles the last one's PTX.
+  set(CMAKE_CUDA_ARCHITECTURES 75-real 86-real 90 CACHE STRING "GPU architectures to compile for")
+  # What ptxas says of a kernel's registers and memory goes to FILE.o.ptxas, where tests/gpu/ptxas_report.py reads it.
+  set(CMAKE_CUDA_COMPILER_LAUNCHER ${CMAKE_SOURCE_DIR}/cmake/keep_ptxas_report.sh ${CMAKE_CXX_COMPILER_LAUNCHER})
+  enable_language(CUDA)
+  set(CMAKE_CUDA_RUNTIME_LIBRARY Static)
+  if(NOT CMAKE_CUDA20_STANDARD_COMPILE_OPTION)  # CMake 3.25 does not know it.
+    set(CMAKE_CUDA20_STANDARD_COMPILE_OPTION -std=c++20)
+    set(CMAKE_CUDA20_EXTENSION_COMPILE_OPTION -std=c++20)
+  endif()
+  find_package(CUDAToolkit REQUIRED)
+  set(SHOAL_CUDA ON)
+  message(STATUS "With CUDA ${CMAKE_CUDA_COMPILER_VERSION} for ${CMAKE_CUDA_ARCHITECTURES}")
+endif()
