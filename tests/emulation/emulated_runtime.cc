@@ -1,8 +1,11 @@
 // The CUDA runtime in host memory: kernels run at once, on the calling thread, by cuda_emulation. Provides
-// CreateCudaDevice for test programs.
+// CreateCudaDevice for test programs. Peer memory is that of the other threads of this process.
+#include <unistd.h>
+
 #include <cstring>
 #include <map>
 #include <memory>
+#include <mutex>
 #include <utility>
 #include <vector>
 
@@ -31,6 +34,40 @@ class EmulatedGraph final : public Graph {
   std::vector<std::function<void()>> steps_;
 };
 
+// Device memory of all emulated GPUs of this process. What has been imported stays until the last importer closes it,
+// as memory that another process uses must.
+class PeerMemory {
+ public:
+  static PeerMemory& Get() {
+    static auto* const memory = new PeerMemory;
+    return *memory;
+  }
+  void Add(std::byte* memory) {
+    const std::lock_guard lock(mutex_);
+    users_[memory] = 1;
+  }
+  // Whether somebody has it.
+  bool Open(std::byte* memory) {
+    const std::lock_guard lock(mutex_);
+    const auto it = users_.find(memory);
+    if (it == users_.end()) return false;
+    ++it->second;
+    return true;
+  }
+  void Close(std::byte* memory) {
+    const std::lock_guard lock(mutex_);
+    const auto it = users_.find(memory);
+    SHOAL_CHECK(it != users_.end());
+    if (--it->second > 0) return;
+    users_.erase(it);
+    ::operator delete (memory, std::align_val_t{256});
+  }
+
+ private:
+  std::mutex mutex_;
+  std::map<std::byte*, int> users_;
+};
+
 class EmulatedRuntime final : public Runtime {
  public:
   EmulatedRuntime() {
@@ -53,12 +90,13 @@ class EmulatedRuntime final : public Runtime {
     std::memset(memory, 0, bytes);
     used_ += bytes;
     sizes_[memory] = bytes;
+    PeerMemory::Get().Add(memory);
     return memory;
   }
   void Free(std::byte* memory) override {
     used_ -= sizes_.at(memory);
     sizes_.erase(memory);
-    ::operator delete (memory, std::align_val_t{256});
+    PeerMemory::Get().Close(memory);
   }
   absl::StatusOr<std::byte*> AllocateHost(int64_t bytes) override { return new std::byte[bytes]; }
   void FreeHost(std::byte* memory) override { delete[] memory; }
@@ -74,6 +112,26 @@ class EmulatedRuntime final : public Runtime {
     return absl::OkStatus();
   }
 
+  absl::StatusOr<std::byte*> RegisterHost(std::byte* memory, int64_t) override { return memory; }
+  void UnregisterHost(std::byte*) override {}
+
+  absl::StatusOr<Handle> Export(std::byte* memory) override {
+    SHOAL_CHECK(sizes_.count(memory) == 1);
+    const PeerAddress address{getpid(), memory};
+    Handle handle{};
+    std::memcpy(handle.data(), &address, sizeof(address));
+    return handle;
+  }
+  absl::StatusOr<std::byte*> Import(const Handle& handle) override {
+    PeerAddress address{};
+    std::memcpy(&address, handle.data(), sizeof(address));
+    if (address.process != getpid() || !PeerMemory::Get().Open(address.memory)) {
+      return absl::UnavailableError("the emulated GPU reaches memory of its own process only");
+    }
+    return address.memory;
+  }
+  void CloseImport(std::byte* memory) override { PeerMemory::Get().Close(memory); }
+
   absl::Status BeginGraph() override {
     SHOAL_CHECK(!recording_.active);
     recording_.active = true;
@@ -86,6 +144,11 @@ class EmulatedRuntime final : public Runtime {
   }
 
  private:
+  struct PeerAddress {
+    pid_t process;
+    std::byte* memory;
+  };
+
   void Queue(std::function<void()> step) {
     if (recording_.active) {
       recording_.steps.push_back(std::move(step));
