@@ -51,7 +51,7 @@ absl::StatusOr<std::unique_ptr<Runner>> Runner::Create(const ModelConfig& config
                                                                      .act = runner->activations_.views,
                                                                      .ops = device.ops(),
                                                                      .tp = tp});
-  runner->graphs_ = device.records() && tp.queued();
+  runner->graphs_ = device.records() && tp.only_queues();
   RETURN_IF_ERROR(runner->RecordGraphs());
   runner->last_end_ns_ = NowNs();
   return runner;

@@ -9,6 +9,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "kernels/peer_link.h"
 #include "kernels/tensor.h"
 #include "kernels/weight.h"
 
@@ -68,6 +69,14 @@ class Device {
   // device memory, and `work` waits for nothing. Errors: what `work` returns, or the driver.
   virtual absl::Status Replay(uint64_t key, const std::function<absl::Status()>& work) = 0;
   virtual bool records() const { return false; }
+
+  // This rank's end of a link to the devices of other ranks, with its memory (kCommunication). Start-up only. Errors:
+  // kUnimplemented for devices that have none; kInvalidArgument for options out of range; as Allocate; kUnavailable if
+  // the device cannot share memory.
+  virtual absl::StatusOr<std::unique_ptr<PeerLink>> CreatePeerLink(const PeerLinkOptions& options);
+
+  // The queue as libraries beside this one take it: a cudaStream_t. Null for devices without one.
+  virtual void* native_queue() const { return nullptr; }
 
   virtual Ops& ops() = 0;
   virtual const MemoryLedger& ledger() const = 0;

@@ -8,6 +8,7 @@ namespace {
 
 // RETURN_IF_ERROR and `return` of a Status mark exactly the lines that talk to another rank.
 
+// From a.h, the block's normalised input, to the ffn's: a.x with the attention's output added, and a.h its norm.
 absl::Status AttentionBlock(DecoderContext& c, const LayerWeights& w, KvView kv, const StepInput& in,
                             const Activations& a) {
   const int64_t dim = c.heads.head_dim;
@@ -21,13 +22,18 @@ absl::Status AttentionBlock(DecoderContext& c, const LayerWeights& w, KvView kv,
   }
   c.ops.Rope(a.rope, a.qkv.Cols(0, q.cols() + k.cols()));
   c.ops.StoreKv(k, v, in.kv_slots, kv);
-  c.ops.Attention(q, kv, in.attention, c.heads, a.attended);                    // [T, H*D]
-  return RowParallelLinear(c.ops, c.tp, a.attended, w.attention_out, a.delta);  // [T, E], summed over ranks
+  c.ops.Attention(q, kv, in.attention, c.heads, a.attended);  // [T, H*D]
+  return RowParallelLinearAddRmsNorm(c.ops, c.tp, a.attended, w.attention_out, w.ffn_norm, c.config.norm_eps, a.delta,
+                                     a.x, a.h);
 }
 
-absl::Status FfnBlock(DecoderContext& c, const LayerWeights& w, const Activations& a) {
-  c.ops.LinearSiluMul(a.h, w.gate_up, a.gate_up, a.ffn);          // [T, F]
-  return RowParallelLinear(c.ops, c.tp, a.ffn, w.down, a.delta);  // [T, E], summed over ranks
+// From a.h to the next layer's a.h. The last layer leaves its output in a.delta: the head needs few rows of the sum,
+// the next stage all of it and no norm.
+absl::Status FfnBlock(DecoderContext& c, const LayerWeights& w, const LayerWeights* next, const Activations& a) {
+  c.ops.LinearSiluMul(a.h, w.gate_up, a.gate_up, a.ffn);                               // [T, F]
+  if (next == nullptr) return RowParallelLinear(c.ops, c.tp, a.ffn, w.down, a.delta);  // [T, E], summed over ranks
+  return RowParallelLinearAddRmsNorm(c.ops, c.tp, a.ffn, w.down, next->attention_norm, c.config.norm_eps, a.delta, a.x,
+                                     a.h);
 }
 
 // Final norm and vocabulary head, for the sampled rows only.
@@ -56,11 +62,7 @@ absl::Status Forward(DecoderContext& c, const StepInput& in) {
   for (size_t i = 0; i < w.layers.size(); ++i) {
     const LayerWeights& layer = w.layers[i];
     RETURN_IF_ERROR(AttentionBlock(c, layer, c.kv[i], in, a));
-    c.ops.AddRmsNorm(a.delta, layer.ffn_norm, eps, a.x, a.h);
-    RETURN_IF_ERROR(FfnBlock(c, layer, a));
-    // The norm that follows a block is fused with the block's residual addition; the last block's is left to the head,
-    // which needs few rows, or to the next stage, which gets the finished sum.
-    if (i + 1 < w.layers.size()) c.ops.AddRmsNorm(a.delta, w.layers[i + 1].attention_norm, eps, a.x, a.h);
+    RETURN_IF_ERROR(FfnBlock(c, layer, i + 1 < w.layers.size() ? &w.layers[i + 1] : nullptr, a));
   }
   if (is_last_stage) {
     Head(c, in, a);

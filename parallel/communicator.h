@@ -5,7 +5,9 @@
 #include <cstdint>
 
 #include "absl/status/status.h"
+#include "absl/status/statusor.h"
 #include "kernels/tensor.h"
+#include "kernels/weight.h"
 
 namespace shoal {
 
@@ -20,14 +22,23 @@ class Communicator {
   // exact, so any order of additions gives the same sum. inout: [T, E] f64, contiguous.
   virtual absl::Status AllReduceSum(Tensor inout) = 0;
 
+  // AllReduceSum(delta), then Ops::AddRmsNorm, as one op with the same bits; delta's values are lost. False, on all
+  // ranks alike, if nothing was done because this communicator has no such op, or not for this shape.
+  virtual absl::StatusOr<bool> AllReduceAddRmsNorm(Tensor delta, Tensor gain, float eps, Tensor residual,
+                                                   const Activation& out) {
+    (void)delta, (void)gain, (void)eps, (void)residual, (void)out;
+    return false;
+  }
+
   // Sends a contiguous tensor to a rank of the group. Returns once `in` may be overwritten by later ops; does not wait
   // for the receiver while fewer than kSendsInFlight tensors to it are unread.
   virtual absl::Status Send(Tensor in, int to) = 0;
   // Waits for the next tensor from a rank, which must have exactly out's bytes.
   virtual absl::Status Receive(Tensor out, int from) = 0;
 
-  // True if these calls only queue work on the device, in order with its ops, so that Device::Replay can record them.
-  virtual bool queued() const { return false; }
+  // Calls only queue work on the device, as ops do: they may be part of a Device::Replay, and what goes wrong may come
+  // to light at Device::Synchronize.
+  virtual bool only_queues() const { return false; }
 
   // Time that these calls have taken since the start, on this rank's clock: exchanging and waiting, not computing.
   virtual int64_t exchange_ns() const = 0;

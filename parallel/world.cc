@@ -43,6 +43,14 @@ absl::Status AgreeOn(World& world, const absl::Status& mine) {
   return absl::OkStatus();
 }
 
+absl::Status AgreeInGroup(World& world, std::span<const int> group, const absl::Status& so_far,
+                          const absl::Status& mine) {
+  ASSIGN_OR_RETURN(const auto all, world.AllGather(EncodeStatus(mine)));
+  RETURN_IF_ERROR(so_far);
+  for (const int rank : group) RETURN_IF_ERROR(DecodeStatus(rank, all[rank]));
+  return absl::OkStatus();
+}
+
 absl::Status PhaseReports::Report(const absl::Status& mine) {
   if (world_.rank() != 0) return world_.Send(0, Channel::kControl, EncodeStatus(mine));
   if (failure_.ok()) failure_ = DecodeStatus(0, EncodeStatus(mine));

@@ -57,6 +57,12 @@ class World {
 // that no rank waits for one that failed.
 absl::Status AgreeOn(World& world, const absl::Status& mine);
 
+// AgreeOn among the ranks of `group`, this rank's, for one step of several: an error that the group has agreed on
+// before, `so_far`, stays, and no rank leaves out a step. Collective over the whole world: every rank calls it with its
+// group.
+absl::Status AgreeInGroup(World& world, std::span<const int> group, const absl::Status& so_far,
+                          const absl::Status& mine);
+
 // AgreeOn for a phase that takes long and ends at another time on every rank: rank 0 hears of a failure at once, so
 // that nobody need wait for the ranks that still work. Uses Channel::kControl. Every rank makes one, calls Report()
 // when its part is done, and then AgreeOn(), unless rank 0 has ended the job.

@@ -76,7 +76,7 @@ Arena::Arena(std::shared_ptr<Runtime> runtime, int64_t budget) : state_(std::mak
 const MemoryLedger& Arena::ledger() const { return state_->ledger; }
 int64_t Arena::driver_bytes() const { return state_->driver_bytes; }
 
-absl::StatusOr<std::unique_ptr<Buffer>> Arena::Allocate(MemoryKind kind, int64_t bytes) {
+absl::StatusOr<std::unique_ptr<Buffer>> Arena::Allocate(MemoryKind kind, int64_t bytes, bool alone) {
   SHOAL_CHECK_GE(bytes, 0);
   const MemoryLedger& ledger = state_->ledger;
   const int64_t left = ledger.budget == 0 ? std::numeric_limits<int64_t>::max() : ledger.budget - ledger.total();
@@ -84,7 +84,7 @@ absl::StatusOr<std::unique_ptr<Buffer>> Arena::Allocate(MemoryKind kind, int64_t
     return absl::ResourceExhaustedError(
         StrCat("out of memory: ", bytes, " bytes of ", MemoryKindName(kind), " wanted, ", left, " left"));
   }
-  const bool shared = bytes < kArenaPiece && state_->runtime->info().allocation_unit > kAlignment;
+  const bool shared = !alone && bytes < kArenaPiece && state_->runtime->info().allocation_unit > kAlignment;
   const int64_t aligned = shared ? std::max<int64_t>(1, (bytes + kAlignment - 1) / kAlignment) * kAlignment : bytes;
   std::shared_ptr<Piece> piece = shared ? state_->open.lock() : nullptr;
   if (piece == nullptr || piece->bytes - piece->used < aligned) {

@@ -16,8 +16,8 @@ class Arena {
  public:
   Arena(std::shared_ptr<Runtime> runtime, int64_t budget);
 
-  // As Device::Allocate; aligned to 256 bytes.
-  absl::StatusOr<std::unique_ptr<Buffer>> Allocate(MemoryKind kind, int64_t bytes);
+  // As Device::Allocate; aligned to 256 bytes. `alone`: a piece of its own, as Runtime::Export wants it.
+  absl::StatusOr<std::unique_ptr<Buffer>> Allocate(MemoryKind kind, int64_t bytes, bool alone = false);
 
   const MemoryLedger& ledger() const;
   // Bytes of all pieces: what the driver has given.

@@ -9,6 +9,7 @@
 #include "base/str_cat.h"
 #include "kernels/cuda/arena.h"
 #include "kernels/cuda/cuda_ops.h"
+#include "kernels/cuda/cuda_peer_link.h"
 #include "kernels/cuda/pack.h"
 #include "kernels/cuda/staging.h"
 #include "kernels/host_memory.h"
@@ -143,6 +144,10 @@ class CudaDevice final : public Device {
 
   absl::Status Synchronize() override {
     absl::Status status = runtime_->Synchronize();
+    for (const std::weak_ptr<LinkReports>& weak : links_) {
+      const std::shared_ptr<LinkReports> link = weak.lock();
+      if (status.ok() && link != nullptr) status = link->Take();
+    }
     if (status.ok()) {
       for (const Arrival& a : arrivals_) std::memcpy(a.host, a.slot, a.bytes);
     }
@@ -167,6 +172,15 @@ class CudaDevice final : public Device {
   }
 
   bool records() const override { return use_graphs_; }
+
+  absl::StatusOr<std::unique_ptr<PeerLink>> CreatePeerLink(const PeerLinkOptions& options) override {
+    ASSIGN_OR_RETURN(std::unique_ptr<CudaPeerLink> link, CudaPeerLink::Create(runtime_, arena_, options));
+    std::erase_if(links_, [](const std::weak_ptr<LinkReports>& gone) { return gone.expired(); });
+    links_.push_back(link->reports());
+    return link;
+  }
+
+  void* native_queue() const override { return runtime_->stream(); }
 
   Ops& ops() override { return *ops_; }
   const MemoryLedger& ledger() const override { return arena_.ledger(); }
@@ -222,7 +236,8 @@ class CudaDevice final : public Device {
   std::unique_ptr<CudaOps> ops_;
   std::vector<std::unique_ptr<Buffer>> owned_;
   std::map<uint64_t, std::unique_ptr<Graph>> graphs_;
-  std::byte* small_ = nullptr;  // kSmallCopies
+  std::vector<std::weak_ptr<LinkReports>> links_;  // Those of links that still exist.
+  std::byte* small_ = nullptr;                     // kSmallCopies
   int64_t small_used_ = 0;
   std::vector<Arrival> arrivals_;  // Copied on to their hosts by Synchronize.
 };

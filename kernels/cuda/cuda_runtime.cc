@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <array>
 #include <cstring>
+#include <set>
 #include <string_view>
 #include <utility>
 
@@ -123,6 +124,46 @@ class CudaRuntime final : public Runtime {
     return fault_;
   }
 
+  absl::StatusOr<std::byte*> RegisterHost(std::byte* memory, int64_t bytes) override {
+    const cudaError_t error = TakeError(
+        cudaHostRegister(memory, static_cast<size_t>(bytes), cudaHostRegisterPortable | cudaHostRegisterMapped));
+    if (error == cudaSuccess) {
+      registered_.insert(memory);
+    } else if (error != cudaErrorHostMemoryAlreadyRegistered) {
+      return Unavailable(error, "cudaHostRegister");
+    }
+    void* device_address = nullptr;
+    if (const cudaError_t found = TakeError(cudaHostGetDevicePointer(&device_address, memory, 0));
+        found != cudaSuccess) {
+      UnregisterHost(memory);
+      return Unavailable(found, "cudaHostGetDevicePointer");
+    }
+    return static_cast<std::byte*>(device_address);
+  }
+  void UnregisterHost(std::byte* memory) override {
+    if (registered_.erase(memory) > 0) TakeError(cudaHostUnregister(memory));
+  }
+
+  absl::StatusOr<Handle> Export(std::byte* memory) override {
+    cudaIpcMemHandle_t ipc;
+    static_assert(sizeof(ipc) == sizeof(Handle));
+    if (const cudaError_t error = TakeError(cudaIpcGetMemHandle(&ipc, memory)); error != cudaSuccess) {
+      return Unavailable(error, "cudaIpcGetMemHandle");
+    }
+    Handle handle;
+    std::memcpy(handle.data(), &ipc, sizeof(ipc));
+    return handle;
+  }
+  absl::StatusOr<std::byte*> Import(const Handle& handle) override {
+    cudaIpcMemHandle_t ipc;
+    std::memcpy(&ipc, handle.data(), sizeof(ipc));
+    void* memory = nullptr;
+    const cudaError_t error = TakeError(cudaIpcOpenMemHandle(&memory, ipc, cudaIpcMemLazyEnablePeerAccess));
+    if (error != cudaSuccess) return Unavailable(error, "cudaIpcOpenMemHandle");
+    return static_cast<std::byte*>(memory);
+  }
+  void CloseImport(std::byte* memory) override { TakeError(cudaIpcCloseMemHandle(memory)); }
+
   absl::Status BeginGraph() override {
     Note(cudaGetLastError(), "kernel launch");
     RETURN_IF_ERROR(fault_);
@@ -167,6 +208,10 @@ class CudaRuntime final : public Runtime {
     return absl::InternalError(StrCat(info_.name, ": ", what, ": ", ErrorText(error)));
   }
 
+  absl::Status Unavailable(cudaError_t error, std::string_view what) const {
+    return absl::UnavailableError(StrCat(info_.name, ": ", what, ": ", ErrorText(error)));
+  }
+
   // A failed allocation is no fault: the caller may ask for less.
   absl::Status OutOfMemory(cudaError_t error, int64_t bytes, std::string_view kind) {
     if (error == cudaSuccess) return absl::OkStatus();
@@ -182,6 +227,7 @@ class CudaRuntime final : public Runtime {
   GpuInfo info_;
   cudaStream_t stream_ = nullptr;
   std::array<cudaEvent_t, kMarks> marks_{};
+  std::set<std::byte*> registered_;  // Host memory that this runtime, and not another, has registered.
   absl::Status fault_;
 };
 
@@ -219,8 +265,8 @@ absl::StatusOr<std::unique_ptr<Runtime>> CreateRuntime(int index) {
     return NoGpu(StrCat("number ", index, " is wanted and this process sees ", count));
   }
   ASSIGN_OR_RETURN(GpuInfo info, Describe(index));
-  // A waiting thread polls, which saves the tens of microseconds that waking takes in every step, but lets others have its
-  // core: there may be more ranks than cores. The context comes to life here.
+  // A waiting thread polls, which saves the tens of microseconds that waking takes in every step, but lets others have
+  // its core: there may be more ranks than cores. The context comes to life here.
   cudaError_t error = TakeError(cudaInitDevice(index, cudaDeviceScheduleYield, cudaInitDeviceFlagsAreValid));
   if (error == cudaSuccess) error = TakeError(cudaSetDevice(index));
   if (error != cudaSuccess) return NoGpu(StrCat(info.name, ": ", ErrorText(error)));

@@ -8,6 +8,8 @@
 
 #include <cstdint>
 
+#include "kernels/cuda/link_layout.h"
+
 struct CUstream_st;
 
 namespace shoal::cuda {
@@ -249,5 +251,44 @@ struct TopKArgs {
 constexpr int kTopKMax = 1024;
 int64_t TopKWorkspaceWords(int rows, int cols, int k);
 void LaunchTopK(const TopKArgs& args, Stream stream);
+
+// One rank's view of the mailboxes of its peers (kernels/peer_link.h).
+struct LinkArgs {
+  uint64_t* mailbox[kLinkPeersMax];  // By rank; memory that this device reaches.
+  LinkState* state;
+  LinkReport* report;
+  MailboxLayout layout;
+  int rank;
+  int ranks;
+  uint64_t limit_ns;  // For one wait.
+};
+
+// inout: [count], at most layout.sum_elements; becomes the sum over ranks.
+struct AllReduceArgs {
+  LinkArgs link;
+  double* inout;
+  int count;
+};
+void LaunchAllReduce(const AllReduceArgs& args, Stream stream);
+
+// RmsNorm with the sum of delta over ranks in place of delta, which must not be null; rows * cols is at most
+// layout.sum_elements.
+void LaunchAllReduceRmsNorm(const LinkArgs& link, const RmsNormArgs& args, Stream stream);
+
+// A tensor to or from rank `peer`. data: aligned to 4 bytes.
+struct PutArgs {
+  LinkArgs link;
+  const unsigned char* data;
+  int64_t bytes;
+  int peer;
+};
+void LaunchPut(const PutArgs& args, Stream stream);
+struct GetArgs {
+  LinkArgs link;
+  unsigned char* data;
+  int64_t bytes;
+  int peer;
+};
+void LaunchGet(const GetArgs& args, Stream stream);
 
 }  // namespace shoal::cuda

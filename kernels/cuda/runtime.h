@@ -2,6 +2,8 @@
 // tests/emulation/emulated_runtime.cc in host memory.
 #pragma once
 
+#include <array>
+#include <cstddef>
 #include <cstdint>
 #include <memory>
 #include <string>
@@ -40,7 +42,9 @@ class Runtime {
   // Device memory, zeroed. Errors: kResourceExhausted.
   virtual absl::StatusOr<std::byte*> Allocate(int64_t bytes) = 0;
   virtual void Free(std::byte* memory) = 0;
-  // Page-locked host memory, which copies reach at the speed of the link. Errors: kResourceExhausted.
+  // Page-locked host memory, which copies reach at the speed of the link, and kernels at the same address (real:
+  // cudaHostAlloc with cudaHostAllocPortable | cudaHostAllocMapped, under unified addressing). Errors:
+  // kResourceExhausted.
   virtual absl::StatusOr<std::byte*> AllocateHost(int64_t bytes) = 0;
   virtual void FreeHost(std::byte* memory) = 0;
   // What is left of the GPU's memory, whoever uses it.
@@ -57,6 +61,28 @@ class Runtime {
 
   // Waits for all queued work. The first fault since the start, for ever after.
   virtual absl::Status Synchronize() = 0;
+
+  // Makes host memory that is shared with other processes (whole pages of a mapping) reachable by kernels, and returns
+  // its address for them, until UnregisterHost(memory). Two devices of one process may each register the same memory.
+  //   Real: cudaHostRegister(memory, bytes, cudaHostRegisterPortable | cudaHostRegisterMapped), where
+  //   cudaErrorHostMemoryAlreadyRegistered counts as success (clear it with cudaGetLastError; only who registered
+  //   unregisters), then cudaHostGetDevicePointer(&p, memory, 0). UnregisterHost: cudaHostUnregister, errors ignored.
+  // Errors: kUnavailable with what the driver says.
+  virtual absl::StatusOr<std::byte*> RegisterHost(std::byte* memory, int64_t bytes) = 0;
+  virtual void UnregisterHost(std::byte* memory) = 0;
+
+  // A handle with which other processes of this host open memory that Allocate returned (not an address inside of it).
+  //   Real: cudaIpcGetMemHandle; cudaIpcMemHandle_t has these 64 bytes, copied as they are.
+  // Errors: kUnavailable with what the driver says.
+  using Handle = std::array<std::byte, 64>;
+  virtual absl::StatusOr<Handle> Export(std::byte* memory) = 0;
+  // The memory behind another process's handle, as kernels of this device reach it, until CloseImport.
+  //   Real: cudaIpcOpenMemHandle(&p, handle, cudaIpcMemLazyEnablePeerAccess), which also refuses devices without peer
+  //   access (cudaErrorPeerAccessUnsupported) and handles of this same process (cudaErrorInvalidContext or
+  //   DeviceUninitialized): all of them are kUnavailable, and cudaGetLastError must be called so that they do not
+  //   stick. CloseImport: cudaIpcCloseMemHandle, errors ignored. Nothing that uses the memory is queued any more then.
+  virtual absl::StatusOr<std::byte*> Import(const Handle& handle) = 0;
+  virtual void CloseImport(std::byte* memory) = 0;
 
   // Between the two calls work is recorded, not run. Errors: what the driver says.
   virtual absl::Status BeginGraph() = 0;

@@ -1,8 +1,9 @@
 // The CUDA runtime in host memory: kernels run on the calling thread, by cuda_emulation. Provides CreateCudaDevice for
-// test programs.
+// test programs. Peer memory is that of the other threads of this process.
 #include "tests/emulation/emulated_runtime.h"
 
 #include <sys/mman.h>
+#include <unistd.h>
 
 #include <array>
 #include <cstring>
@@ -10,6 +11,7 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <mutex>
 #include <utility>
 #include <vector>
 
@@ -69,6 +71,49 @@ class EmulatedGraph final : public Graph {
   std::vector<Step> steps_;
 };
 
+// Device memory of all emulated GPUs of this process. What has been imported stays until the last importer closes it,
+// as memory that another process uses must.
+class PeerMemory {
+ public:
+  static PeerMemory& Get() {
+    static auto* const memory = new PeerMemory;
+    return *memory;
+  }
+  void Add(std::byte* memory, int64_t bytes) {
+    const std::lock_guard lock(mutex_);
+    blocks_[memory] = {1, bytes};
+  }
+  // Whether somebody has it.
+  bool Open(std::byte* memory) {
+    const std::lock_guard lock(mutex_);
+    const auto it = blocks_.find(memory);
+    if (it == blocks_.end()) return false;
+    ++it->second.users;
+    return true;
+  }
+  void Close(std::byte* memory) {
+    const std::lock_guard lock(mutex_);
+    const auto it = blocks_.find(memory);
+    SHOAL_CHECK(it != blocks_.end());
+    if (--it->second.users > 0) return;
+    const int64_t bytes = it->second.bytes;
+    blocks_.erase(it);
+    if (bytes >= kMapped) {
+      munmap(memory, bytes);
+    } else {
+      ::operator delete (memory, std::align_val_t{256});
+    }
+  }
+
+ private:
+  struct Block {
+    int users;
+    int64_t bytes;
+  };
+  std::mutex mutex_;
+  std::map<std::byte*, Block> blocks_;
+};
+
 class EmulatedRuntime final : public Runtime {
  public:
   explicit EmulatedRuntime(const EmulatedGpu& gpu) {
@@ -95,6 +140,7 @@ class EmulatedRuntime final : public Runtime {
     SHOAL_CHECK(memory != MAP_FAILED);
     sizes_[memory] = bytes;
     used_ += RoundUp(bytes);
+    PeerMemory::Get().Add(memory, bytes);
     return memory;
   }
   // Waits for queued work, as cudaFree does.
@@ -103,11 +149,7 @@ class EmulatedRuntime final : public Runtime {
     const int64_t bytes = sizes_.at(memory);
     used_ -= RoundUp(bytes);
     sizes_.erase(memory);
-    if (bytes >= kMapped) {
-      munmap(memory, bytes);
-    } else {
-      ::operator delete (memory, std::align_val_t{256});
-    }
+    PeerMemory::Get().Close(memory);
   }
   absl::StatusOr<std::byte*> AllocateHost(int64_t bytes) override { return new std::byte[bytes]; }
   void FreeHost(std::byte* memory) override { delete[] memory; }
@@ -124,6 +166,26 @@ class EmulatedRuntime final : public Runtime {
     return absl::OkStatus();
   }
 
+  absl::StatusOr<std::byte*> RegisterHost(std::byte* memory, int64_t) override { return memory; }
+  void UnregisterHost(std::byte*) override {}
+
+  absl::StatusOr<Handle> Export(std::byte* memory) override {
+    SHOAL_CHECK(sizes_.count(memory) == 1);
+    const PeerAddress address{getpid(), memory};
+    Handle handle{};
+    std::memcpy(handle.data(), &address, sizeof(address));
+    return handle;
+  }
+  absl::StatusOr<std::byte*> Import(const Handle& handle) override {
+    PeerAddress address{};
+    std::memcpy(&address, handle.data(), sizeof(address));
+    if (address.process != getpid() || !PeerMemory::Get().Open(address.memory)) {
+      return absl::UnavailableError("the emulated GPU reaches memory of its own process only");
+    }
+    return address.memory;
+  }
+  void CloseImport(std::byte* memory) override { PeerMemory::Get().Close(memory); }
+
   absl::Status BeginGraph() override {
     SHOAL_CHECK(!queue_.recording);
     queue_.recording = true;
@@ -136,6 +198,11 @@ class EmulatedRuntime final : public Runtime {
   }
 
  private:
+  struct PeerAddress {
+    pid_t process;
+    std::byte* memory;
+  };
+
   int64_t RoundUp(int64_t bytes) const {
     return (bytes + info_.allocation_unit - 1) / info_.allocation_unit * info_.allocation_unit;
   }

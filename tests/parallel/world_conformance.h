@@ -1,4 +1,4 @@
-// One suite for every World and Communicator. A program links world_conformance.cc and instantiates the suite.
+// Two suites, for every World and every Communicator. A program links world_conformance.cc and instantiates them.
 #pragma once
 
 #include <functional>
@@ -28,7 +28,11 @@ struct WorldBackend {
   std::string name;
   int ranks_in_process = 1;
   std::function<void(const RankBody&, const WorldLimits&)> run;
+  int latency_rounds = 2000;  // Of the sums whose time is printed.
 };
+
+// For emulated devices, whose times mean nothing.
+constexpr int kEmulatedRounds = 20;
 
 inline void PrintTo(const WorldBackend& backend, std::ostream* out) { *out << backend.name; }
 
@@ -44,5 +48,8 @@ class WorldConformanceTest : public testing::TestWithParam<WorldBackend> {
   void Run(const RankBody& body) { GetParam().run(body, kTestLimits); }
   void Run(const WorldLimits& limits, const RankBody& body) { GetParam().run(body, limits); }
 };
+
+// Of a backend whose world is another's, only the communicators.
+class CommunicatorConformanceTest : public WorldConformanceTest {};
 
 }  // namespace shoal

@@ -1,10 +1,12 @@
 // The suite on processes: run under mpirun with any number of ranks.
 #include <cstdio>
 #include <memory>
+#include <string>
 
 #include "gmock/gmock.h"
 #include "parallel/mpi_communicator.h"
 #include "parallel/mpi_world.h"
+#include "tests/parallel/device_communicators.h"
 #include "tests/parallel/world_conformance.h"
 
 namespace shoal {
@@ -13,16 +15,34 @@ namespace {
 // Set by main before the tests run, which all share the one world a process can have.
 MpiWorld* g_world = nullptr;
 
-INSTANTIATE_TEST_SUITE_P(Ranks, WorldConformanceTest,
-                         testing::Values(WorldBackend{"Mpi", 1,
-                                                      [](const RankBody& body, const WorldLimits&) {
-                                                        RankUnderTest rank{*g_world, [](std::span<const int> group) {
-                                                                             return CreateMpiCommunicator(*g_world,
-                                                                                                          group);
-                                                                           }};
-                                                        body(rank);
-                                                      }}),
-                         [](const auto& info) { return info.param.name; });
+absl::StatusOr<std::unique_ptr<Communicator>> CreateHost(std::span<const int> group) {
+  return CreateMpiCommunicator(*g_world, group);
+}
+
+const auto kBackendName = [](const auto& info) { return info.param.name; };
+const auto kMpi = testing::Values(WorldBackend{"Mpi", 1, [](const RankBody& body, const WorldLimits&) {
+                                                 RankUnderTest rank{*g_world, CreateHost};
+                                                 body(rank);
+                                               }});
+INSTANTIATE_TEST_SUITE_P(Ranks, WorldConformanceTest, kMpi, kBackendName);
+INSTANTIATE_TEST_SUITE_P(Ranks, CommunicatorConformanceTest, kMpi, kBackendName);
+
+// Emulated GPUs, one per process.
+WorldBackend Devices(const std::string& kind) {
+  return {kind, 1,
+          [kind](const RankBody& body, const WorldLimits&) {
+            const std::unique_ptr<Device> device = EmulatedDevice();
+            RankUnderTest rank{*g_world, [&](std::span<const int> group) {
+                                 return CreateDeviceCommunicator(kind, *g_world, *device, CreateHost, group);
+                               }};
+            body(rank);
+            // The device must outlive what other ranks still have queued for it.
+            ASSERT_TRUE(AgreeOn(*g_world, absl::OkStatus()).ok());
+          },
+          kEmulatedRounds};
+}
+INSTANTIATE_TEST_SUITE_P(Devices, CommunicatorConformanceTest, testing::Values(Devices("Staged"), Devices("HostLl")),
+                         kBackendName);
 
 TEST(MpiWorldTest, StartsOnlyOnce) {
   EXPECT_EQ(MpiWorld::Create(nullptr, nullptr).status().code(), absl::StatusCode::kFailedPrecondition);

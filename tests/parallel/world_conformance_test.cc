@@ -41,9 +41,10 @@ WorldBackend Threads(int ranks) {
           }};
 }
 
-INSTANTIATE_TEST_SUITE_P(Ranks, WorldConformanceTest,
-                         testing::Values(Single(), Threads(2), Threads(3), Threads(4), Threads(5)),
-                         [](const auto& info) { return info.param.name; });
+const auto kBackends = testing::Values(Single(), Threads(2), Threads(3), Threads(4), Threads(5));
+const auto kBackendName = [](const auto& info) { return info.param.name; };
+INSTANTIATE_TEST_SUITE_P(Ranks, WorldConformanceTest, kBackends, kBackendName);
+INSTANTIATE_TEST_SUITE_P(Ranks, CommunicatorConformanceTest, kBackends, kBackendName);
 
 TEST(ThreadWorldTest, AFailingRankEndsTheWaitsOfTheOthers) {
   for (int bad = 0; bad < 3; ++bad) {

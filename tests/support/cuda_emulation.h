@@ -147,6 +147,8 @@ inline int __float_as_int(float x) { return std::bit_cast<int>(x); }
 inline unsigned __float_as_uint(float x) { return std::bit_cast<unsigned>(x); }
 inline float __int_as_float(int x) { return std::bit_cast<float>(x); }
 inline float __uint_as_float(unsigned x) { return std::bit_cast<float>(x); }
+inline long long __double_as_longlong(double x) { return std::bit_cast<long long>(x); }
+inline double __longlong_as_double(long long x) { return std::bit_cast<double>(x); }
 // To an integer, ties to even, as cvt.rni: out of range goes to the ends, NaN to 0.
 inline int __float2int_rn(float x) {
   if (!(x < 0x1p31f)) return x >= 0x1p31f ? INT32_MAX : 0;
