@@ -10,7 +10,9 @@
 #include "base/status_macros.h"
 #include "base/str_cat.h"
 #include "parallel/mpi_communicator.h"
+#include "parallel/shared_communicator.h"
 #include "parallel/single_communicator.h"
+#include "parallel/staged_communicator.h"
 
 namespace shoal {
 namespace {
@@ -36,6 +38,22 @@ absl::StatusOr<std::vector<GpuReport>> Gather(World& world, const GpuReport& min
     std::memcpy(&reports[i], all[i].data(), sizeof(GpuReport));
   }
   return reports;
+}
+
+// Collective over the world, each rank with its own group.
+absl::StatusOr<std::unique_ptr<Communicator>> MakeGpuCommunicator(MpiWorld& world, const Config& config, Device& device,
+                                                                  const std::vector<int>& group) {
+  const v1::CudaOptions::Transport transport = config.proto.cuda().transport();
+  SharedCommunicatorOptions options;
+  options.seconds = config.proto.limits().step_seconds();
+  if (transport == v1::CudaOptions::P2P_LL) options.mailboxes = SharedCommunicatorOptions::Mailboxes::kPeer;
+  if (transport == v1::CudaOptions::P2P_LL || transport == v1::CudaOptions::HOST_LL) {
+    return CreateSharedCommunicator(world, device, group, options);
+  }
+  ASSIGN_OR_RETURN(std::unique_ptr<Communicator> host, CreateMpiCommunicator(world, group));
+  absl::StatusOr<std::unique_ptr<Communicator>> staged = CreateStagedCommunicator(std::move(host), device);
+  RETURN_IF_ERROR(AgreeOn(world, staged.status()));
+  return staged;
 }
 
 // Whether every rank has a GPU. Errors: kFailedPrecondition if the configuration demands it and one has none.
@@ -109,18 +127,20 @@ absl::StatusOr<std::unique_ptr<Device>> MakeDevice(const MpiWorld& world, const 
   return CreateCpuDevice({.threads = threads, .memory_budget = budget, .isa = ""});
 }
 
-absl::StatusOr<Communicators> MakeCommunicators(MpiWorld& world, const Config&, const DeviceChoice& choice,
-                                                const Plan& plan, Device&) {
+absl::StatusOr<Communicators> MakeCommunicators(MpiWorld& world, const Config& config, const DeviceChoice& choice,
+                                                const Plan& plan, Device& device) {
   const std::vector<int>& stage = plan.stages[plan.ranks[world.rank()].stage];
   std::vector<int> everyone(world.size());
   std::iota(everyone.begin(), everyone.end(), 0);
   Communicators made;
-  ASSIGN_OR_RETURN(made.tp, CreateMpiCommunicator(world, stage));
-  ASSIGN_OR_RETURN(made.pipeline, CreateMpiCommunicator(world, everyone));
-  if (stage.size() == 1) made.tp = CreateSingleCommunicator();
-  if (choice.cuda && world.size() > 1) {
-    return absl::UnimplementedError("several ranks on GPUs: no transport yet; set device: CPU");
+  if (choice.cuda) {
+    ASSIGN_OR_RETURN(made.tp, MakeGpuCommunicator(world, config, device, stage));
+    ASSIGN_OR_RETURN(made.pipeline, MakeGpuCommunicator(world, config, device, everyone));
+  } else {
+    ASSIGN_OR_RETURN(made.tp, CreateMpiCommunicator(world, stage));
+    ASSIGN_OR_RETURN(made.pipeline, CreateMpiCommunicator(world, everyone));
   }
+  if (stage.size() == 1) made.tp = CreateSingleCommunicator();
   return made;
 }
 

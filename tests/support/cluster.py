@@ -19,6 +19,7 @@ from tests.support import processes
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 BUILD = pathlib.Path(os.environ.get("SHOAL_BUILD_DIR", ROOT / "build")).resolve()
 SERVER = BUILD / "bin" / "shoal-server"
+EMULATED_SERVER = BUILD / "bin" / "shoal-server-emulated"  # The same on emulated GPUs.
 SHOAL = BUILD / "bin" / "shoal"
 DEMO_MODEL = ROOT / "deploy" / "demo_model"
 GOLDEN = ROOT / "tests" / "golden"
@@ -132,7 +133,7 @@ class Process:
         ranks = {}
         for pid in self.members():
             try:
-                if pathlib.Path(os.readlink(f"/proc/{pid}/exe")).name != SERVER.name:
+                if pathlib.Path(os.readlink(f"/proc/{pid}/exe")).name not in (SERVER.name, EMULATED_SERVER.name):
                     continue
             except OSError:
                 continue
@@ -306,7 +307,7 @@ class Cluster:
             config_path = self.directory / "config.textproto"
             config_path.write_text(config if config is not None else config_text(stages=stages, **options))
         self.segments = set()
-        self.process = Process(["mpirun", "-n", self.ranks, SERVER, "--config", config_path, "--listen", self.address],
+        self.process = Process(["mpirun", "-n", self.ranks, options.pop("program", SERVER), "--config", config_path, "--listen", self.address],
                                self.directory,
                                {**mpirun_environment(), "OMPI_MCA_btl_vader_backing_directory": str(self.shared_memory)})
         self.client = Client(self.address)
