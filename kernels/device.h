@@ -66,7 +66,8 @@ class Device {
 
   // Queues what `work` queues on this device, and nothing else that matters: a device that records() does so under
   // `key` the first time and only replays the record later. So whatever differs between calls of one key must be in
-  // device memory, and `work` waits for nothing. Errors: what `work` returns, or the driver.
+  // device memory, and `work` waits for nothing and copies nothing to or from the host. Errors: what `work` returns, or
+  // the driver.
   virtual absl::Status Replay(uint64_t key, const std::function<absl::Status()>& work) = 0;
   virtual bool records() const { return false; }
 

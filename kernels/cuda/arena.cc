@@ -80,12 +80,14 @@ absl::StatusOr<std::unique_ptr<Buffer>> Arena::Allocate(MemoryKind kind, int64_t
   SHOAL_CHECK_GE(bytes, 0);
   const MemoryLedger& ledger = state_->ledger;
   const int64_t left = ledger.budget == 0 ? std::numeric_limits<int64_t>::max() : ledger.budget - ledger.total();
-  if (bytes > left || bytes > std::numeric_limits<int64_t>::max() - kAlignment) {
+  if (bytes > left || bytes > std::numeric_limits<int64_t>::max() / 2) {
     return absl::ResourceExhaustedError(
         StrCat("out of memory: ", bytes, " bytes of ", MemoryKindName(kind), " wanted, ", left, " left"));
   }
-  const bool shared = !alone && bytes < kArenaPiece && state_->runtime->info().allocation_unit > kAlignment;
-  const int64_t aligned = shared ? std::max<int64_t>(1, (bytes + kAlignment - 1) / kAlignment) * kAlignment : bytes;
+  const int64_t driver_unit = state_->runtime->info().allocation_unit;
+  const bool shared = !alone && bytes < kArenaShared && driver_unit > kAlignment;
+  const int64_t unit = shared ? kAlignment : driver_unit;
+  const int64_t aligned = (std::max<int64_t>(bytes, shared) + unit - 1) / unit * unit;
   std::shared_ptr<Piece> piece = shared ? state_->open.lock() : nullptr;
   if (piece == nullptr || piece->bytes - piece->used < aligned) {
     // The last piece is no larger than what the budget has left, so that the driver gives what the ledger shows.

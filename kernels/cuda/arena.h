@@ -9,9 +9,10 @@
 
 namespace shoal::cuda {
 
-// Buffers are cut one after another from pieces of kArenaPiece bytes (larger ones get a piece of their own), where the
-// driver rounds every allocation up to 2 MiB, which hundreds of weights would pay for. A piece goes back to the
-// driver with its last buffer. Buffers may outlive the arena, not the runtime.
+// Buffers of less than kArenaShared bytes are cut one after another from pieces of kArenaPiece, where the driver rounds
+// every allocation up to 2 MiB, which hundreds of weights would pay for. Larger ones get a piece of their own: cut from
+// shared pieces they would leave ends that nothing fits in. A piece goes back to the driver with its last buffer.
+// Buffers may outlive the arena, not the runtime.
 class Arena {
  public:
   Arena(std::shared_ptr<Runtime> runtime, int64_t budget);
@@ -20,7 +21,7 @@ class Arena {
   absl::StatusOr<std::unique_ptr<Buffer>> Allocate(MemoryKind kind, int64_t bytes, bool alone = false);
 
   const MemoryLedger& ledger() const;
-  // Bytes of all pieces: what the driver has given.
+  // Bytes of all pieces: what the driver has given. With large buffers about 1 MiB each more than the ledger shows.
   int64_t driver_bytes() const;
 
   struct State;
@@ -30,5 +31,6 @@ class Arena {
 };
 
 constexpr int64_t kArenaPiece = int64_t{32} << 20;
+constexpr int64_t kArenaShared = int64_t{4} << 20;
 
 }  // namespace shoal::cuda

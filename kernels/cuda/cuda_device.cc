@@ -125,7 +125,7 @@ class CudaDevice final : public Device {
   }
 
   void CopyIn(const void* host, Tensor out) override {
-    SHOAL_CHECK(out.contiguous());
+    SHOAL_CHECK(out.contiguous() && !recording_);
     const int64_t bytes = out.bytes();
     if (bytes == 0) return;
     std::byte* const slot = TakeSmall(bytes);
@@ -134,7 +134,7 @@ class CudaDevice final : public Device {
   }
 
   void CopyOut(Tensor in, void* host) override {
-    SHOAL_CHECK(in.contiguous());
+    SHOAL_CHECK(in.contiguous() && !recording_);
     const int64_t bytes = in.bytes();
     if (bytes == 0) return;
     std::byte* const slot = TakeSmall(bytes);
@@ -161,7 +161,9 @@ class CudaDevice final : public Device {
     std::unique_ptr<Graph>& graph = graphs_[key];
     if (graph == nullptr) {
       RETURN_IF_ERROR(runtime_->BeginGraph());
+      recording_ = true;
       const absl::Status recorded = work();
+      recording_ = false;
       absl::StatusOr<std::unique_ptr<Graph>> ended = runtime_->EndGraph();
       RETURN_IF_ERROR(recorded);
       if (!ended.ok()) return ended.status();
@@ -232,6 +234,7 @@ class CudaDevice final : public Device {
   Staging staging_;
   Path path_;
   bool use_graphs_;
+  bool recording_ = false;  // In Replay's work.
   std::unique_ptr<Buffer> workspace_;
   std::unique_ptr<CudaOps> ops_;
   std::vector<std::unique_ptr<Buffer>> owned_;
