@@ -17,6 +17,7 @@ namespace shoal {
 namespace {
 
 absl::StatusOr<std::unique_ptr<Device>> MakeDevice(const LocalClusterOptions& options, int64_t budget) {
+  if (options.make_device) return options.make_device(budget);
   if (options.reference) return CreateReferenceDevice();
   return CreateCpuDevice({.threads = options.threads, .memory_budget = budget, .isa = options.isa});
 }
@@ -57,9 +58,13 @@ absl::Status RunRank(const LocalClusterOptions& options, ThreadRank& self,
   const RankPlan& mine = plan.ranks[self.rank()];
   std::vector<int> everyone(self.size());
   std::iota(everyone.begin(), everyone.end(), 0);
-  ASSIGN_OR_RETURN(const std::unique_ptr<Communicator> tp, self.CreateCommunicator(plan.stages[mine.stage]));
-  ASSIGN_OR_RETURN(const std::unique_ptr<Communicator> pipeline, self.CreateCommunicator(everyone));
+  ASSIGN_OR_RETURN(std::unique_ptr<Communicator> tp, self.CreateCommunicator(plan.stages[mine.stage]));
+  ASSIGN_OR_RETURN(std::unique_ptr<Communicator> pipeline, self.CreateCommunicator(everyone));
   ASSIGN_OR_RETURN(const std::unique_ptr<Device> device, MakeDevice(options, mine.memory.budget));
+  if (options.wrap_communicator) {
+    tp = options.wrap_communicator(std::move(tp), *device);
+    pipeline = options.wrap_communicator(std::move(pipeline), *device);
+  }
   ASSIGN_OR_RETURN(DecoderWeights weights, LoadWeights(options.model_dir, config, plan, mine, *device));
   ASSIGN_OR_RETURN(const std::unique_ptr<Runner> runner,
                    Runner::Create(config, plan, self.rank(), std::move(weights), *device, *tp, *pipeline));

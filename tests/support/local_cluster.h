@@ -4,6 +4,7 @@
 
 #include <chrono>
 #include <functional>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -11,7 +12,9 @@
 #include "absl/status/statusor.h"
 #include "engine/engine.h"
 #include "engine/world_executor.h"
+#include "kernels/device.h"
 #include "model/config.h"
+#include "parallel/communicator.h"
 #include "parallel/plan.h"
 
 namespace shoal {
@@ -22,6 +25,10 @@ struct LocalClusterOptions {
   bool reference = false;  // The oracle device instead of the CPU one.
   std::string isa;         // Of the CPU device.
   int threads = 1;         // Of each rank's CPU device.
+  // Instead of the CPU device, with the plan's budget; and what makes a communicator of host tensors one of the
+  // device's (null: nothing, the device is in host memory).
+  std::function<absl::StatusOr<std::unique_ptr<Device>>(int64_t budget)> make_device;
+  std::function<std::unique_ptr<Communicator>(std::unique_ptr<Communicator>, Device&)> wrap_communicator;
   // This rank sends its results so much later (tests of what comes out of order).
   int late_rank = -1;
   std::chrono::milliseconds late_by{0};
