@@ -280,7 +280,7 @@ __device__ __forceinline__ void StoreState(const AttentionArgs& a, const Rows& r
 
 // Block (partition, KV head and tile of its rows, sequence); a block may take every gridDim.x-th partition.
 template <int kPairs, int kChunks>
-__global__ void __launch_bounds__(kThreads, 6) DecodePartition(const __grid_constant__ AttentionArgs a, int row_tiles) {
+__global__ void __launch_bounds__(kThreads, 5) DecodePartition(const __grid_constant__ AttentionArgs a, int row_tiles) {
   constexpr int kRows = 2 * kPairs * kWarps;
   SHOAL_DYNAMIC_SHARED(float, memory);
   const Rows rows = FindRows(a, blockIdx.z, blockIdx.y / row_tiles, blockIdx.y % row_tiles * kRows);
@@ -438,7 +438,8 @@ void LaunchAttentionDecode(const AttentionArgs& args, Stream stream) {
 }
 
 void LaunchAttentionPrefill(const AttentionArgs& args, Stream stream) {
-  args.head_dim <= 128 ? PrefillTiles<4, 1>(args, stream) : PrefillTiles<2, 2>(args, stream);
+  args.head_dim <= 128 ? PrefillTiles<4, 1>(args, stream)
+                       : PrefillTiles<1, 2>(args, stream);  // 42 KB of shared memory; two pairs need 50.
 }
 
 }  // namespace shoal::cuda

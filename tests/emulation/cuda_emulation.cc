@@ -41,6 +41,9 @@ namespace {
 
 constexpr size_t kStackBytes = 64 << 10;
 constexpr size_t kThreadsMax = 1024;
+// Limits of every GPU that kernels ask nothing special of.
+constexpr size_t kSharedBytesMax = 48 << 10;
+constexpr unsigned kGridMax = 65535;
 constexpr int kPollsMax = 1 << 24;  // Rounds in which threads only poll: then the other side is gone.
 
 enum class State : uint8_t { kRunnable, kAtBlockBarrier, kAtWarpBarrier, kDone };
@@ -282,6 +285,9 @@ SHOAL_SCHEDULER void RunGrid(dim3 grid, dim3 block, size_t shared_bytes, const s
   Processor& p = processor;
   p.threads = block.x * block.y * block.z;
   if (p.threads == 0 || p.threads > kThreadsMax) Die("a block must have 1..1024 threads", nullptr);
+  if (shared_bytes > kSharedBytesMax) Die("a launch may ask for 48 KiB of shared memory", nullptr);
+  if (grid.x == 0 || grid.y == 0 || grid.z == 0) Die("a grid must not be empty", nullptr);
+  if (grid.y > kGridMax || grid.z > kGridMax) Die("a grid's y and z may be 65535", nullptr);
   if (p.fibers.size() < p.threads) p.fibers.resize(p.threads);
   p.warps.resize(std::max<size_t>(p.warps.size(), (p.threads + 31) / 32));
   // Exactly the launch's bytes on the heap: AddressSanitizer guards both ends.

@@ -17,6 +17,7 @@ TEST_P(AttentionConformanceTest, MatchesSoftmaxInDouble) {
       {Heads(12, 2, 6, 128), 16, DType::kF16, {19, 5}},
       {Heads(3, 3, 1, 80), 8, DType::kF16, {50}},
       {Heads(4, 1, 4, 12), 24, DType::kF32, {61}},
+      {Heads(2, 1, 2, 256), 16, DType::kF32, {20}},
       // A shard of 12 heads in groups of 6 that starts at head 4: two heads of KV head 0, three of KV head 1.
       {Heads(5, 2, 6, 32, 4, 0), 16, DType::kF32, {31}},
       {Heads(4, 1, 6, 32, 7, 1), 16, DType::kF32, {9}}};

@@ -11,7 +11,7 @@
 // end the program with a message. Order of memory, as ThreadSanitizer is told: __syncthreads and __syncwarp order it,
 // shuffles and mma do not, as in the CUDA programming guide.
 //
-// Not emulated: the PTX itself, weak memory order, coalescing, bank conflicts, limits of a launch, and speed.
+// Not emulated: the PTX itself, weak memory order, coalescing, bank conflicts, registers, and speed.
 #pragma once
 
 #include <cmath>

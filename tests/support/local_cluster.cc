@@ -11,6 +11,8 @@
 #include "engine/worker_loop.h"
 #include "kernels/device.h"
 #include "model/weights.h"
+#include "parallel/single_communicator.h"
+#include "parallel/staged_communicator.h"
 #include "parallel/thread_world.h"
 
 namespace shoal {
@@ -20,7 +22,7 @@ absl::StatusOr<std::unique_ptr<Device>> MakeDevice(const LocalClusterOptions& op
   if (options.reference) return CreateReferenceDevice();
   if (options.cuda) {
     CudaDeviceOptions cuda = options.cuda_options;
-    cuda.memory_budget = budget;
+    if (budget > 0) cuda.memory_budget = budget;
     return CreateCudaDevice(cuda);
   }
   return CreateCpuDevice({.threads = options.threads, .memory_budget = budget, .isa = options.isa});
@@ -61,11 +63,16 @@ absl::Status RunRank(const LocalClusterOptions& options, ThreadRank& self,
   if (request.max_context == 0) request.max_context = config.max_position_embeddings;
   ASSIGN_OR_RETURN(const Plan plan, MakePlan(request));
   const RankPlan& mine = plan.ranks[self.rank()];
+  ASSIGN_OR_RETURN(const std::unique_ptr<Device> device, MakeDevice(options, mine.memory.budget));
   std::vector<int> everyone(self.size());
   std::iota(everyone.begin(), everyone.end(), 0);
-  ASSIGN_OR_RETURN(const std::unique_ptr<Communicator> tp, self.CreateCommunicator(plan.stages[mine.stage]));
-  ASSIGN_OR_RETURN(const std::unique_ptr<Communicator> pipeline, self.CreateCommunicator(everyone));
-  ASSIGN_OR_RETURN(const std::unique_ptr<Device> device, MakeDevice(options, mine.memory.budget));
+  ASSIGN_OR_RETURN(std::unique_ptr<Communicator> tp, self.CreateCommunicator(plan.stages[mine.stage]));
+  ASSIGN_OR_RETURN(std::unique_ptr<Communicator> pipeline, self.CreateCommunicator(everyone));
+  if (options.cuda) {
+    ASSIGN_OR_RETURN(tp, CreateStagedCommunicator(std::move(tp), *device));
+    ASSIGN_OR_RETURN(pipeline, CreateStagedCommunicator(std::move(pipeline), *device));
+  }
+  if (mine.tp_size == 1) tp = CreateSingleCommunicator();
   ASSIGN_OR_RETURN(DecoderWeights weights, LoadWeights(options.model_dir, config, plan, mine, *device));
   ASSIGN_OR_RETURN(const std::unique_ptr<Runner> runner,
                    Runner::Create(config, plan, self.rank(), std::move(weights), *device, *tp, *pipeline));

@@ -22,9 +22,10 @@ struct LocalClusterOptions {
   PlanRequest request;     // Shape is filled in from the model; max_context too if 0.
   bool reference = false;  // The oracle device instead of the CPU one.
   std::string isa;         // Of the CPU device.
-  bool cuda = false;       // The CUDA device that the program links, instead of the CPU one.
+  int threads = 1;         // Of each rank's CPU device.
+  // The CUDA device that the program links, instead of the CPU one; ranks exchange through host memory.
+  bool cuda = false;
   CudaDeviceOptions cuda_options;
-  int threads = 1;  // Of each rank's CPU device.
   // This rank sends its results so much later (tests of what comes out of order).
   int late_rank = -1;
   std::chrono::milliseconds late_by{0};
