@@ -36,9 +36,12 @@ class Communicator {
   // Waits for the next tensor from a rank, which must have exactly out's bytes.
   virtual absl::Status Receive(Tensor out, int from) = 0;
 
-  // Calls only queue work on the device, as ops do: they may be part of a Device::Replay, and what goes wrong may come
-  // to light at Device::Synchronize.
-  virtual bool only_queues() const { return false; }
+  // Sums of `bytes` only queue work on the device, as ops do: they may be part of a Device::Replay, and what goes wrong
+  // may come to light at Device::Synchronize.
+  virtual bool SumOnlyQueues(int64_t bytes) const {
+    (void)bytes;
+    return false;
+  }
 
   // Time that these calls have taken since the start, on this rank's clock: exchanging and waiting, not computing.
   virtual int64_t exchange_ns() const = 0;

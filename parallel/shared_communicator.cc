@@ -23,7 +23,7 @@ class SharedCommunicator final : public Communicator {
 
   int rank() const override { return rank_; }
   int size() const override { return size_; }
-  bool only_queues() const override { return true; }
+  bool SumOnlyQueues(int64_t) const override { return true; }
   int64_t exchange_ns() const override { return link_->exchange_ns(); }
 
   absl::Status AllReduceSum(Tensor inout) override {

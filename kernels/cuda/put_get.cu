@@ -94,11 +94,12 @@ __global__ void __launch_bounds__(kThreads) Get(GetArgs a) {
   do {
     piece = NextPiece(piece);
     const uint64_t* const slot = link.mailbox[link.rank] + SlotOffset(link.layout, a.peer, piece);
+    if (threadIdx.x == 0) {
+      // Also of pieces without words for this lane: a credit must not come before its piece.
+      const uint32_t sent = waiter.Await(slot, piece, a.peer);
+      if (begin == 0) bytes_sent = waiter.failed() ? a.bytes : int64_t{sent};
+    }
     if (begin == 0) {  // The tensor's size is what its sender says.
-      if (threadIdx.x == 0) {
-        const uint32_t sent = waiter.Await(slot, piece, a.peer);
-        bytes_sent = waiter.failed() ? a.bytes : int64_t{sent};
-      }
       __syncthreads();
       words = (bytes_sent + 3) / 4;
       wanted = bytes_sent == a.bytes;

@@ -79,6 +79,13 @@ struct Warp {
 
 // One OS thread's emulated multiprocessor. Fibers and their stacks are kept from launch to launch.
 struct Processor {
+#ifdef SHOAL_EMULATION_TSAN
+  ~Processor() {  // ThreadSanitizer knows some thousands of fibers at a time, and tests have many threads.
+    for (const Fiber& fiber : fibers) {
+      if (fiber.tsan_fiber != nullptr) __tsan_destroy_fiber(fiber.tsan_fiber);
+    }
+  }
+#endif
   std::vector<Fiber> fibers;
   std::vector<Warp> warps;
   unsigned threads = 0;

@@ -1,0 +1,168 @@
+#include "parallel/link_self_test.h"
+
+#include <algorithm>
+#include <chrono>
+#include <cstdio>
+#include <cstring>
+#include <memory>
+#include <utility>
+
+#include "base/check.h"
+#include "base/status_macros.h"
+#include "base/str_cat.h"
+
+namespace shoal {
+namespace {
+
+constexpr int64_t kSmallBytes = 16 << 10;
+
+// Source: Steele, Lea and Flood 2014, SplitMix64.
+uint64_t Mix(uint64_t x) {
+  x += 0x9e3779b97f4a7c15u;
+  x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9u;
+  x = (x ^ (x >> 27)) * 0x94d049bb133111ebu;
+  return x ^ (x >> 31);
+}
+
+// What rank `rank` brings in round `round`, which every rank can work out.
+uint64_t Word(int round, int rank, int64_t i) {
+  return Mix(Mix(static_cast<uint64_t>(round) * 64 + static_cast<uint64_t>(rank)) + static_cast<uint64_t>(i));
+}
+// A multiple of 2^-30 below 2^19, of which sums are exact.
+double Part(int round, int rank, int64_t i) {
+  return (static_cast<double>(Word(round, rank, i) >> 14) - 0x1p49) * 0x1p-30;
+}
+
+// Words of 8 bytes of round `round`: the same on all ranks.
+int64_t WordsOf(int round, const LinkTestOptions& options) {
+  const int64_t most = round % 10 == 9 ? options.bytes_max : std::min(options.bytes_max, kSmallBytes);
+  const int64_t words = std::max<int64_t>(1, most / 8);
+  return round == 0 ? 1 : round == 9 ? words : 1 + static_cast<int64_t>(Word(round, 63, 0) % words);
+}
+
+// A buffer of the device and its image in host memory.
+class Scratch {
+ public:
+  static absl::StatusOr<Scratch> Create(Device& device, int64_t words) {
+    ASSIGN_OR_RETURN(auto buffer, device.Allocate(MemoryKind::kCommunication, words * 8));
+    return Scratch(device, std::move(buffer), words);
+  }
+  std::vector<uint64_t>& host() { return host_; }
+  Tensor View(DType type, int64_t words) const {
+    return MakeTensor(buffer_->data(), type, {1, words * 8 / SizeOf(type)});
+  }
+
+  absl::Status Upload(int64_t words) {
+    device_->CopyIn(host_.data(), View(DType::kF64, words));
+    return device_->Synchronize();
+  }
+  absl::Status Download(int64_t words) {
+    device_->CopyOut(View(DType::kF64, words), host_.data());
+    return device_->Synchronize();
+  }
+
+ private:
+  Scratch(Device& device, std::unique_ptr<Buffer> buffer, int64_t words)
+      : device_(&device), buffer_(std::move(buffer)), host_(words) {}
+
+  Device* device_;
+  std::unique_ptr<Buffer> buffer_;
+  std::vector<uint64_t> host_;
+};
+
+absl::Status TestSum(Communicator& communicator, Scratch& scratch, int round, int64_t words, absl::Status& wrong) {
+  std::vector<uint64_t>& host = scratch.host();
+  for (int64_t i = 0; i < words; ++i) {
+    const double part = Part(round, communicator.rank(), i);
+    std::memcpy(&host[i], &part, sizeof(part));
+  }
+  RETURN_IF_ERROR(scratch.Upload(words));
+  RETURN_IF_ERROR(communicator.AllReduceSum(scratch.View(DType::kF64, words)));
+  RETURN_IF_ERROR(scratch.Download(words));
+  for (int64_t i = 0; i < words && wrong.ok(); ++i) {
+    double sum = 0;
+    for (int r = 0; r < communicator.size(); ++r) sum += Part(round, r, i);
+    if (std::memcmp(&host[i], &sum, sizeof(sum)) == 0) continue;
+    char text[96];
+    std::snprintf(text, sizeof(text), "bits %016llx instead of %a", static_cast<unsigned long long>(host[i]), sum);
+    wrong =
+        absl::DataLossError(StrCat("a sum of ", words * 8, " bytes has ", text, " at element ", i, ", round ", round));
+  }
+  return absl::OkStatus();
+}
+
+// Hands a tensor to the rank `shift` further on.
+absl::Status TestTensor(Communicator& communicator, Scratch& scratch, int round, int shift, int64_t words,
+                        absl::Status& wrong) {
+  const int size = communicator.size(), rank = communicator.rank(), from = (rank + size - shift) % size;
+  std::vector<uint64_t>& host = scratch.host();
+  for (int64_t i = 0; i < words; ++i) host[i] = Word(round, rank, i);
+  RETURN_IF_ERROR(scratch.Upload(words));
+  RETURN_IF_ERROR(communicator.Send(scratch.View(DType::kU8, words), (rank + shift) % size));
+  RETURN_IF_ERROR(communicator.Receive(scratch.View(DType::kU8, words), from));
+  RETURN_IF_ERROR(scratch.Download(words));
+  for (int64_t i = 0; i < words && wrong.ok(); ++i) {
+    if (host[i] == Word(round, from, i)) continue;
+    wrong = absl::DataLossError(StrCat("a tensor of ", words * 8, " bytes from rank ", from,
+                                       " of the group has a wrong word at ", i, ", round ", round));
+  }
+  return absl::OkStatus();
+}
+
+// Microseconds of one call of `exchange`: the median of some runs of several calls each.
+template <typename Exchange>
+absl::StatusOr<double> Time(Device& device, int calls, Exchange exchange) {
+  constexpr int kRuns = 5;
+  std::vector<double> us;
+  for (int run = -1; run < kRuns; ++run) {  // The first one warms up.
+    RETURN_IF_ERROR(device.Synchronize());
+    const auto start = std::chrono::steady_clock::now();
+    for (int call = 0; call < calls; ++call) RETURN_IF_ERROR(exchange());
+    RETURN_IF_ERROR(device.Synchronize());
+    const double all = std::chrono::duration<double, std::micro>(std::chrono::steady_clock::now() - start).count();
+    if (run >= 0) us.push_back(all / calls);
+  }
+  std::sort(us.begin(), us.end());
+  return us[kRuns / 2];
+}
+
+}  // namespace
+
+absl::Status TestLink(Communicator& communicator, Device& device, const LinkTestOptions& options) {
+  SHOAL_CHECK_GE(options.bytes_max, 8);
+  ASSIGN_OR_RETURN(Scratch scratch, Scratch::Create(device, options.bytes_max / 8));
+  absl::Status wrong;
+  for (int round = 0; round < options.rounds; ++round) {
+    const int64_t words = WordsOf(round, options);
+    if (options.sums) RETURN_IF_ERROR(TestSum(communicator, scratch, round, words, wrong));
+    for (int shift = 1; options.tensors && shift < communicator.size(); ++shift) {
+      RETURN_IF_ERROR(TestTensor(communicator, scratch, round, shift, words, wrong));
+    }
+  }
+  return wrong;
+}
+
+absl::StatusOr<LinkTimes> TimeLink(Communicator& communicator, Device& device, std::span<const int64_t> sizes,
+                                   const LinkTestOptions& options) {
+  int64_t most = LinkTimes::kTensorBytes;
+  for (const int64_t bytes : sizes) most = std::max(most, bytes);
+  ASSIGN_OR_RETURN(Scratch scratch, Scratch::Create(device, most / 8));
+  const int calls = std::clamp(options.rounds / 15, 1, 20);
+  LinkTimes times;
+  times.sum_us.assign(sizes.size(), 0);
+  RETURN_IF_ERROR(scratch.Upload(most / 8));  // Zeros, which stay zeros.
+  for (size_t i = 0; options.sums && i < sizes.size(); ++i) {
+    const Tensor sum = scratch.View(DType::kF64, sizes[i] / 8);
+    ASSIGN_OR_RETURN(times.sum_us[i], Time(device, calls, [&] { return communicator.AllReduceSum(sum); }));
+  }
+  if (!options.tensors || communicator.size() == 1) return times;
+  const int size = communicator.size(), rank = communicator.rank();
+  const Tensor tensor = scratch.View(DType::kU8, LinkTimes::kTensorBytes / 8);
+  ASSIGN_OR_RETURN(times.tensor_us, Time(device, calls, [&]() -> absl::Status {
+                     RETURN_IF_ERROR(communicator.Send(tensor, (rank + 1) % size));
+                     return communicator.Receive(tensor, (rank + size - 1) % size);
+                   }));
+  return times;
+}
+
+}  // namespace shoal
