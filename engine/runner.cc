@@ -51,7 +51,6 @@ absl::StatusOr<std::unique_ptr<Runner>> Runner::Create(const ModelConfig& config
                                                                      .act = runner->activations_.views,
                                                                      .ops = device.ops(),
                                                                      .tp = tp});
-  runner->graphs_ = device.records() && tp.only_queues();
   RETURN_IF_ERROR(runner->RecordGraphs());
   runner->last_end_ns_ = NowNs();
   return runner;
@@ -99,6 +98,10 @@ absl::Status Runner::Check(const StepPlan& plan) const {
   return absl::OkStatus();
 }
 
+bool Runner::HasGraph(int bucket) const {
+  return device_.records() && tp_.SumOnlyQueues(bucket * config_.shape.hidden * SizeOf(DType::kF64));
+}
+
 int Runner::BucketMax() const { return std::min(plan_.max_sequences, plan_.max_step_tokens); }
 
 StepInput Runner::Upload(const StepPlan& plan) {
@@ -143,16 +146,16 @@ absl::Status Runner::SendToStageAfter(int tokens) {
 
 absl::Status Runner::RunForward(const StepPlan& plan) {
   const int tokens = plan.num_tokens();
-  if (!graphs_ || tokens != plan.num_sequences() || plan.sample_rows.empty()) return Forward(*context_, Upload(plan));
-  const int bucket = DecodeBucket(tokens, BucketMax());
+  const int bucket = tokens == plan.num_sequences() ? DecodeBucket(tokens, BucketMax()) : 0;
+  if (bucket == 0 || plan.sample_rows.empty() || !HasGraph(bucket)) return Forward(*context_, Upload(plan));
   padded_ = PadDecodeStep(plan, bucket);
   const StepInput in = Upload(padded_);
   return device_.Replay(static_cast<uint64_t>(bucket), [&] { return Forward(*context_, in); });
 }
 
 absl::Status Runner::RecordGraphs() {
-  if (!graphs_) return absl::OkStatus();
   for (int bucket = 1; bucket <= BucketMax(); bucket = DecodeBucket(bucket + 1, BucketMax())) {
+    if (!HasGraph(bucket)) break;
     // Sequences of one token whose keys go nowhere.
     StepPlan nothing;
     nothing.query_start = {0};

@@ -40,6 +40,8 @@ class Runner {
   absl::Status Check(const StepPlan& plan) const;
   StepInput Upload(const StepPlan& plan);
   int BucketMax() const;
+  // Whether steps of this bucket are replayed: if the device can, and the ranks' sums are part of its queue.
+  bool HasGraph(int bucket) const;
   // Forward, as a replay where the step is one of decoding.
   absl::Status RunForward(const StepPlan& plan);
   absl::Status ReceiveFromStageBefore(int tokens);
@@ -57,7 +59,6 @@ class Runner {
   KvCache kv_;
   OwnedActivations activations_;
   std::unique_ptr<DecoderContext> context_;
-  bool graphs_ = false;               // Decode steps are replayed.
   StepPlan padded_;                   // The step under way, made up to its bucket.
   std::vector<int32_t> block_table_;  // Host copy, [S, max_blocks]; must live until Synchronize.
   int64_t last_end_ns_ = 0;

@@ -9,6 +9,8 @@
 #include "base/cores.h"
 #include "base/status_macros.h"
 #include "base/str_cat.h"
+#include "kernels/peer_link.h"
+#include "parallel/link_probe.h"
 #include "parallel/mpi_communicator.h"
 #include "parallel/shared_communicator.h"
 #include "parallel/single_communicator.h"
@@ -40,20 +42,48 @@ absl::StatusOr<std::vector<GpuReport>> Gather(World& world, const GpuReport& min
   return reports;
 }
 
+// What is demanded, by name, or "".
+const char* TransportName(v1::CudaOptions::Transport transport) {
+  switch (transport) {
+    case v1::CudaOptions::NCCL:
+      return "nccl";
+    case v1::CudaOptions::HOST_LL:
+      return "host-ll";
+    case v1::CudaOptions::P2P_LL:
+      return "p2p-ll";
+    case v1::CudaOptions::MPI_HOST:
+      return "mpi-host";
+    case v1::CudaOptions::AUTO:
+      break;
+  }
+  return "";
+}
+
 // Collective over the world, each rank with its own group.
 absl::StatusOr<std::unique_ptr<Communicator>> MakeGpuCommunicator(MpiWorld& world, const Config& config, Device& device,
                                                                   const std::vector<int>& group) {
-  const v1::CudaOptions::Transport transport = config.proto.cuda().transport();
-  SharedCommunicatorOptions options;
-  options.seconds = config.proto.limits().step_seconds();
-  if (transport == v1::CudaOptions::P2P_LL) options.mailboxes = SharedCommunicatorOptions::Mailboxes::kPeer;
-  if (transport == v1::CudaOptions::P2P_LL || transport == v1::CudaOptions::HOST_LL) {
-    return CreateSharedCommunicator(world, device, group, options);
+  const auto shared = [&](SharedCommunicatorOptions::Mailboxes mailboxes) {
+    return [&world, &device, &group, mailboxes](double seconds) {
+      SharedCommunicatorOptions options;
+      options.mailboxes = mailboxes;
+      options.seconds = seconds;
+      return CreateSharedCommunicator(world, device, group, options);
+    };
+  };
+  const auto staged = [&](double) -> absl::StatusOr<std::unique_ptr<Communicator>> {
+    ASSIGN_OR_RETURN(std::unique_ptr<Communicator> host, CreateMpiCommunicator(world, group));
+    return CreateStagedCommunicator(std::move(host), device);
+  };
+  std::vector<Transport> transports;
+  if (world.local_size() == world.size() && world.size() <= kPeersMax) {
+    transports.push_back({"p2p-ll", shared(SharedCommunicatorOptions::Mailboxes::kPeer)});
+    transports.push_back({"host-ll", shared(SharedCommunicatorOptions::Mailboxes::kHost)});
   }
-  ASSIGN_OR_RETURN(std::unique_ptr<Communicator> host, CreateMpiCommunicator(world, group));
-  absl::StatusOr<std::unique_ptr<Communicator>> staged = CreateStagedCommunicator(std::move(host), device);
-  RETURN_IF_ERROR(AgreeOn(world, staged.status()));
-  return staged;
+  transports.push_back({"mpi-host", staged});
+  LinkProbeOptions options;
+  options.demanded = TransportName(config.proto.cuda().transport());
+  options.serve_seconds = config.proto.limits().step_seconds();
+  return ChooseCommunicator(world, device, group, transports, options);
 }
 
 // Whether every rank has a GPU. Errors: kFailedPrecondition if the configuration demands it and one has none.

@@ -135,6 +135,13 @@ class FaultyRuntime final : public Runtime {
     const absl::Status status = real_->Synchronize();
     return faults_->synchronize.ok() ? status : faults_->synchronize;
   }
+  absl::StatusOr<std::byte*> RegisterHost(std::byte* memory, int64_t bytes) override {
+    return real_->RegisterHost(memory, bytes);
+  }
+  void UnregisterHost(std::byte* memory) override { real_->UnregisterHost(memory); }
+  absl::StatusOr<Handle> Export(std::byte* memory) override { return real_->Export(memory); }
+  absl::StatusOr<std::byte*> Import(const Handle& handle) override { return real_->Import(handle); }
+  void CloseImport(std::byte* memory) override { real_->CloseImport(memory); }
   absl::Status BeginGraph() override { return faults_->begin.ok() ? real_->BeginGraph() : faults_->begin; }
   absl::StatusOr<std::unique_ptr<Graph>> EndGraph() override {
     auto graph = real_->EndGraph();
