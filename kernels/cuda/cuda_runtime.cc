@@ -221,7 +221,9 @@ absl::StatusOr<std::unique_ptr<Runtime>> CreateRuntime(int index) {
   ASSIGN_OR_RETURN(GpuInfo info, Describe(index));
   // Waiting threads sleep: there may be more ranks than cores. The context comes to life here.
   cudaError_t error = TakeError(cudaInitDevice(index, cudaDeviceScheduleBlockingSync, cudaInitDeviceFlagsAreValid));
-  if (error == cudaSuccess) error = TakeError(cudaSetDevice(index));
+  if (error == cudaSuccess || error == cudaErrorSetOnActiveProcess) {  // The latter: an earlier runtime's flags hold.
+    error = TakeError(cudaSetDevice(index));
+  }
   if (error != cudaSuccess) return NoGpu(StrCat(info.name, ": ", ErrorText(error)));
   auto runtime = std::make_unique<CudaRuntime>(std::move(info));
   RETURN_IF_ERROR(runtime->Start());
