@@ -268,7 +268,9 @@ absl::StatusOr<std::unique_ptr<Runtime>> CreateRuntime(int index) {
   // A waiting thread polls, which saves the tens of microseconds that waking takes in every step, but lets others have
   // its core: there may be more ranks than cores. The context comes to life here.
   cudaError_t error = TakeError(cudaInitDevice(index, cudaDeviceScheduleYield, cudaInitDeviceFlagsAreValid));
-  if (error == cudaSuccess) error = TakeError(cudaSetDevice(index));
+  if (error == cudaSuccess || error == cudaErrorSetOnActiveProcess) {  // The latter: an earlier runtime's flags hold.
+    error = TakeError(cudaSetDevice(index));
+  }
   if (error != cudaSuccess) return NoGpu(StrCat(info.name, ": ", ErrorText(error)));
   auto runtime = std::make_unique<CudaRuntime>(std::move(info));
   RETURN_IF_ERROR(runtime->Start());

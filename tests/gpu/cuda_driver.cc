@@ -40,6 +40,7 @@ constexpr char kUsage[] = R"(shoal-cuda-driver [--NAME VALUE]...
   --json FILE         where the numbers go                       ()
 )";
 
+constexpr int kNoGpu = 77;       // Exit code: not a failure.
 constexpr int kCandidates = 64;  // kCandidatesMax: the most that a sampler asks for.
 
 struct Options {
@@ -291,6 +292,10 @@ int Run(const Options& options) {
     report.Add(what, {{"error", std::string(status.message())}}, StrCat("FAILED: ", status.message()));
   };
   const absl::StatusOr<Ceilings> ceilings = BenchHardware(options, report);
+  if (ceilings.status().code() == absl::StatusCode::kFailedPrecondition) {
+    std::printf("%s\n", std::string(ceilings.status().message()).c_str());
+    return kNoGpu;
+  }
   fails("hardware", ceilings.status());
   if (ceilings.ok()) {
     for (const std::string& shape : options.List("shapes")) {
