@@ -78,7 +78,7 @@ class Probe {
 
   // The times of a transport if it passes on all ranks of the group.
   absl::StatusOr<LinkTimes> Try(const Transport& transport) {
-    absl::StatusOr<std::unique_ptr<Communicator>> made = transport.create(options_.test_seconds);
+    absl::StatusOr<std::unique_ptr<Communicator>> made = transport.create(options_.test_seconds, /*testing=*/true);
     const bool alone = group_.size() == 1;
     const absl::Status created = AgreeInGroup(world_, group_, absl::OkStatus(), made.status());
     absl::Status tested;
@@ -167,7 +167,7 @@ class Probe {
         return i < theirs.size() && theirs[i] != std::byte{0};
       };
       if (std::none_of(all.begin(), all.end(), needs)) continue;
-      absl::StatusOr<std::unique_ptr<Communicator>> made = transports_[i].create(options_.serve_seconds);
+      absl::StatusOr<std::unique_ptr<Communicator>> made = transports_[i].create(options_.serve_seconds, false);
       agreed = AgreeInGroup(world_, group_, agreed, needed[i] != 0 ? made.status() : absl::OkStatus());
       if (!made.ok() || needed[i] == 0) continue;
       member_of[i] = members.size();

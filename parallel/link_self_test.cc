@@ -40,24 +40,24 @@ int64_t WordsOf(int round, const LinkTestOptions& options) {
   return round == 0 ? 1 : round == 9 ? words : 1 + static_cast<int64_t>(Word(round, 63, 0) % words);
 }
 
-// A buffer of the device and its image in host memory.
+// Two places for `words` in the device, of which each can be filled from, or read into, the same host memory.
 class Scratch {
  public:
   static absl::StatusOr<Scratch> Create(Device& device, int64_t words) {
-    ASSIGN_OR_RETURN(auto buffer, device.Allocate(MemoryKind::kCommunication, words * 8));
+    ASSIGN_OR_RETURN(auto buffer, device.Allocate(MemoryKind::kCommunication, 2 * words * 8));
     return Scratch(device, std::move(buffer), words);
   }
   std::vector<uint64_t>& host() { return host_; }
-  Tensor View(DType type, int64_t words) const {
-    return MakeTensor(buffer_->data(), type, {1, words * 8 / SizeOf(type)});
+  Tensor View(DType type, int64_t words, int place = 0) const {
+    std::byte* const data = buffer_->data() + place * static_cast<int64_t>(host_.size()) * 8;
+    return MakeTensor(data, type, {1, words * 8 / SizeOf(type)});
   }
-
   absl::Status Upload(int64_t words) {
-    device_->CopyIn(host_.data(), View(DType::kF64, words));
+    device_->CopyIn(host_.data(), View(DType::kU8, words));
     return device_->Synchronize();
   }
-  absl::Status Download(int64_t words) {
-    device_->CopyOut(View(DType::kF64, words), host_.data());
+  absl::Status Download(int64_t words, int place) {
+    device_->CopyOut(View(DType::kU8, words, place), host_.data());
     return device_->Synchronize();
   }
 
@@ -78,7 +78,7 @@ absl::Status TestSum(Communicator& communicator, Scratch& scratch, int round, in
   }
   RETURN_IF_ERROR(scratch.Upload(words));
   RETURN_IF_ERROR(communicator.AllReduceSum(scratch.View(DType::kF64, words)));
-  RETURN_IF_ERROR(scratch.Download(words));
+  RETURN_IF_ERROR(scratch.Download(words, 0));
   for (int64_t i = 0; i < words && wrong.ok(); ++i) {
     double sum = 0;
     for (int r = 0; r < communicator.size(); ++r) sum += Part(round, r, i);
@@ -91,16 +91,24 @@ absl::Status TestSum(Communicator& communicator, Scratch& scratch, int round, in
   return absl::OkStatus();
 }
 
-// Hands a tensor to the rank `shift` further on.
+// Hands a tensor to the rank `shift` further on. The last ranks receive first: no cycle of senders, since a transport
+// may hold one until its receiver comes.
+absl::Status HandOn(Communicator& communicator, const Scratch& scratch, int shift, int64_t words) {
+  const int size = communicator.size(), rank = communicator.rank();
+  const int to = (rank + shift) % size, from = (rank + size - shift) % size;
+  if (to > rank) RETURN_IF_ERROR(communicator.Send(scratch.View(DType::kU8, words), to));
+  RETURN_IF_ERROR(communicator.Receive(scratch.View(DType::kU8, words, 1), from));
+  return to < rank ? communicator.Send(scratch.View(DType::kU8, words), to) : absl::OkStatus();
+}
+
 absl::Status TestTensor(Communicator& communicator, Scratch& scratch, int round, int shift, int64_t words,
                         absl::Status& wrong) {
   const int size = communicator.size(), rank = communicator.rank(), from = (rank + size - shift) % size;
   std::vector<uint64_t>& host = scratch.host();
   for (int64_t i = 0; i < words; ++i) host[i] = Word(round, rank, i);
   RETURN_IF_ERROR(scratch.Upload(words));
-  RETURN_IF_ERROR(communicator.Send(scratch.View(DType::kU8, words), (rank + shift) % size));
-  RETURN_IF_ERROR(communicator.Receive(scratch.View(DType::kU8, words), from));
-  RETURN_IF_ERROR(scratch.Download(words));
+  RETURN_IF_ERROR(HandOn(communicator, scratch, shift, words));
+  RETURN_IF_ERROR(scratch.Download(words, 1));
   for (int64_t i = 0; i < words && wrong.ok(); ++i) {
     if (host[i] == Word(round, from, i)) continue;
     wrong = absl::DataLossError(StrCat("a tensor of ", words * 8, " bytes from rank ", from,
@@ -156,12 +164,8 @@ absl::StatusOr<LinkTimes> TimeLink(Communicator& communicator, Device& device, s
     ASSIGN_OR_RETURN(times.sum_us[i], Time(device, calls, [&] { return communicator.AllReduceSum(sum); }));
   }
   if (!options.tensors || communicator.size() == 1) return times;
-  const int size = communicator.size(), rank = communicator.rank();
-  const Tensor tensor = scratch.View(DType::kU8, LinkTimes::kTensorBytes / 8);
-  ASSIGN_OR_RETURN(times.tensor_us, Time(device, calls, [&]() -> absl::Status {
-                     RETURN_IF_ERROR(communicator.Send(tensor, (rank + 1) % size));
-                     return communicator.Receive(tensor, (rank + size - 1) % size);
-                   }));
+  constexpr int64_t kWords = LinkTimes::kTensorBytes / 8;
+  ASSIGN_OR_RETURN(times.tensor_us, Time(device, calls, [&] { return HandOn(communicator, scratch, 1, kWords); }));
   return times;
 }
 

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "absl/status/status.h"
+#include "base/status_macros.h"
 #include "kernels/ops.h"
 #include "parallel/communicator.h"
 
@@ -18,6 +19,19 @@ inline absl::Status RowParallelLinear(Ops& ops, Communicator& tp, const Activati
                                       Tensor out) {
   ops.LinearPartial(x, weight, out);
   return tp.AllReduceSum(out);
+}
+
+// RowParallelLinear, then Ops::AddRmsNorm of its result, in as few steps as the communicator can, with the same bits.
+// delta: [T, out] f64, whose values are lost; residual: [T, out]; out: of the norm.
+inline absl::Status RowParallelLinearAddRmsNorm(Ops& ops, Communicator& tp, const Activation& x, const Weight& weight,
+                                                Tensor delta, Tensor gain, float eps, Tensor residual,
+                                                const Activation& out) {
+  ops.LinearPartial(x, weight, delta);
+  ASSIGN_OR_RETURN(const bool fused, tp.AllReduceAddRmsNorm(delta, gain, eps, residual, out));
+  if (fused) return absl::OkStatus();
+  RETURN_IF_ERROR(tp.AllReduceSum(delta));
+  ops.AddRmsNorm(delta, gain, eps, residual, out);
+  return absl::OkStatus();
 }
 
 }  // namespace shoal
