@@ -23,8 +23,8 @@ absl::Status AttentionBlock(DecoderContext& c, const LayerWeights& w, KvView kv,
   c.ops.Rope(a.rope, a.qkv.Cols(0, q.cols() + k.cols()));
   c.ops.StoreKv(k, v, in.kv_slots, kv);
   c.ops.Attention(q, kv, in.attention, c.heads, a.attended);  // [T, H*D]
-  return RowParallelLinearAddRmsNorm(c.ops, c.tp, a.attended, w.attention_out, w.ffn_norm, c.config.norm_eps, a.delta,
-                                     a.x, a.h);
+  return RowParallelLinearAddRmsNorm(c.ops, c.tp, a.attended, w.attention_out, a.delta, w.ffn_norm,
+                                     c.config.norm_eps, a.x, a.h);
 }
 
 // From a.h to the next layer's a.h. The last layer leaves its output in a.delta: the head needs few rows of the sum,
@@ -32,7 +32,7 @@ absl::Status AttentionBlock(DecoderContext& c, const LayerWeights& w, KvView kv,
 absl::Status FfnBlock(DecoderContext& c, const LayerWeights& w, const LayerWeights* next, const Activations& a) {
   c.ops.LinearSiluMul(a.h, w.gate_up, a.gate_up, a.ffn);                               // [T, F]
   if (next == nullptr) return RowParallelLinear(c.ops, c.tp, a.ffn, w.down, a.delta);  // [T, E], summed over ranks
-  return RowParallelLinearAddRmsNorm(c.ops, c.tp, a.ffn, w.down, next->attention_norm, c.config.norm_eps, a.delta, a.x,
+  return RowParallelLinearAddRmsNorm(c.ops, c.tp, a.ffn, w.down, a.delta, next->attention_norm, c.config.norm_eps, a.x,
                                      a.h);
 }
 

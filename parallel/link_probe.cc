@@ -44,9 +44,9 @@ std::string Us(double us) {
 
 class Probe {
  public:
-  Probe(World& world, Device& device, std::span<const int> group, const std::vector<Transport>& transports,
-        const LinkProbeOptions& options)
-      : world_(world), device_(device), group_(group), transports_(transports), options_(options) {
+  Probe(World& world, std::span<const int> group, const std::vector<Transport>& transports,
+        const LinkProbeOptions& options, absl::StatusOr<LinkScratch> scratch)
+      : world_(world), group_(group), transports_(transports), options_(options), scratch_(std::move(scratch)) {
     for (const int64_t bytes : kSizes) {
       if (bytes <= options.test.bytes_max) sizes_.push_back(bytes);
     }
@@ -78,15 +78,16 @@ class Probe {
 
   // The times of a transport if it passes on all ranks of the group.
   absl::StatusOr<LinkTimes> Try(const Transport& transport) {
-    absl::StatusOr<std::unique_ptr<Communicator>> made = transport.create(options_.test_seconds);
+    absl::StatusOr<std::unique_ptr<Communicator>> made = transport.create(options_.test_seconds, /*testing=*/true);
     const bool alone = group_.size() == 1;
-    const absl::Status created = AgreeInGroup(world_, group_, absl::OkStatus(), made.status());
+    const absl::Status created =
+        AgreeInGroup(world_, group_, absl::OkStatus(), scratch_.ok() ? made.status() : scratch_.status());
     absl::Status tested;
-    if (created.ok() && !alone) tested = TestLink(**made, device_, options_.test);
+    if (created.ok() && !alone) tested = TestLink(**made, *scratch_, options_.test);
     tested = AgreeInGroup(world_, group_, created, tested);
 
     absl::StatusOr<LinkTimes> times(LinkTimes{.sum_us = std::vector<double>(sizes_.size())});
-    if (tested.ok() && !alone) times = TimeLink(**made, device_, sizes_, options_.test);
+    if (tested.ok() && !alone) times = TimeLink(**made, *scratch_, sizes_, options_.test);
     const absl::Status timed = AgreeInGroup(world_, group_, tested, times.status());
     std::vector<double> mine(sizes_.size() + 1, 0.0);
     if (times.ok()) {
@@ -167,7 +168,7 @@ class Probe {
         return i < theirs.size() && theirs[i] != std::byte{0};
       };
       if (std::none_of(all.begin(), all.end(), needs)) continue;
-      absl::StatusOr<std::unique_ptr<Communicator>> made = transports_[i].create(options_.serve_seconds);
+      absl::StatusOr<std::unique_ptr<Communicator>> made = transports_[i].create(options_.serve_seconds, false);
       agreed = AgreeInGroup(world_, group_, agreed, needed[i] != 0 ? made.status() : absl::OkStatus());
       if (!made.ok() || needed[i] == 0) continue;
       member_of[i] = members.size();
@@ -185,10 +186,10 @@ class Probe {
   }
 
   World& world_;
-  Device& device_;
   std::span<const int> group_;
   const std::vector<Transport>& transports_;
   const LinkProbeOptions& options_;
+  absl::StatusOr<LinkScratch> scratch_;
   std::vector<int64_t> sizes_;
 };
 
@@ -207,7 +208,7 @@ absl::StatusOr<std::unique_ptr<Communicator>> ChooseCommunicator(World& world, D
     return absl::InvalidArgumentError(
         StrCat("transport '", options.demanded, "' is none of: ", absl::StrJoin(names, ", ")));
   }
-  return Probe(world, device, group, transports, options).Run();
+  return Probe(world, group, transports, options, LinkScratch::Create(device, options.test.bytes_max)).Run();
 }
 
 }  // namespace shoal

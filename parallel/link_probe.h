@@ -20,8 +20,8 @@ namespace shoal {
 struct Transport {
   std::string name;  // "host-ll", "p2p-ll", "nccl" or "mpi-host".
   // Collective over the whole world, which no rank leaves early. Waits for other ranks end after `seconds`, where the
-  // transport can.
-  std::function<absl::StatusOr<std::unique_ptr<Communicator>>(double seconds)> create;
+  // transport can; `testing`: in a self-test, which may take time but must not hang.
+  std::function<absl::StatusOr<std::unique_ptr<Communicator>>(double seconds, bool testing)> create;
 };
 
 struct LinkProbeOptions {

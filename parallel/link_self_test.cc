@@ -40,37 +40,7 @@ int64_t WordsOf(int round, const LinkTestOptions& options) {
   return round == 0 ? 1 : round == 9 ? words : 1 + static_cast<int64_t>(Word(round, 63, 0) % words);
 }
 
-// A buffer of the device and its image in host memory.
-class Scratch {
- public:
-  static absl::StatusOr<Scratch> Create(Device& device, int64_t words) {
-    ASSIGN_OR_RETURN(auto buffer, device.Allocate(MemoryKind::kCommunication, words * 8));
-    return Scratch(device, std::move(buffer), words);
-  }
-  std::vector<uint64_t>& host() { return host_; }
-  Tensor View(DType type, int64_t words) const {
-    return MakeTensor(buffer_->data(), type, {1, words * 8 / SizeOf(type)});
-  }
-
-  absl::Status Upload(int64_t words) {
-    device_->CopyIn(host_.data(), View(DType::kF64, words));
-    return device_->Synchronize();
-  }
-  absl::Status Download(int64_t words) {
-    device_->CopyOut(View(DType::kF64, words), host_.data());
-    return device_->Synchronize();
-  }
-
- private:
-  Scratch(Device& device, std::unique_ptr<Buffer> buffer, int64_t words)
-      : device_(&device), buffer_(std::move(buffer)), host_(words) {}
-
-  Device* device_;
-  std::unique_ptr<Buffer> buffer_;
-  std::vector<uint64_t> host_;
-};
-
-absl::Status TestSum(Communicator& communicator, Scratch& scratch, int round, int64_t words, absl::Status& wrong) {
+absl::Status TestSum(Communicator& communicator, LinkScratch& scratch, int round, int64_t words, absl::Status& wrong) {
   std::vector<uint64_t>& host = scratch.host();
   for (int64_t i = 0; i < words; ++i) {
     const double part = Part(round, communicator.rank(), i);
@@ -78,7 +48,7 @@ absl::Status TestSum(Communicator& communicator, Scratch& scratch, int round, in
   }
   RETURN_IF_ERROR(scratch.Upload(words));
   RETURN_IF_ERROR(communicator.AllReduceSum(scratch.View(DType::kF64, words)));
-  RETURN_IF_ERROR(scratch.Download(words));
+  RETURN_IF_ERROR(scratch.Download(words, 0));
   for (int64_t i = 0; i < words && wrong.ok(); ++i) {
     double sum = 0;
     for (int r = 0; r < communicator.size(); ++r) sum += Part(round, r, i);
@@ -91,16 +61,24 @@ absl::Status TestSum(Communicator& communicator, Scratch& scratch, int round, in
   return absl::OkStatus();
 }
 
-// Hands a tensor to the rank `shift` further on.
-absl::Status TestTensor(Communicator& communicator, Scratch& scratch, int round, int shift, int64_t words,
+// Hands a tensor to the rank `shift` further on. The last ranks receive first: no cycle of senders, since a transport
+// may hold one until its receiver comes.
+absl::Status HandOn(Communicator& communicator, const LinkScratch& scratch, int shift, int64_t words) {
+  const int size = communicator.size(), rank = communicator.rank();
+  const int to = (rank + shift) % size, from = (rank + size - shift) % size;
+  if (to > rank) RETURN_IF_ERROR(communicator.Send(scratch.View(DType::kU8, words), to));
+  RETURN_IF_ERROR(communicator.Receive(scratch.View(DType::kU8, words, 1), from));
+  return to < rank ? communicator.Send(scratch.View(DType::kU8, words), to) : absl::OkStatus();
+}
+
+absl::Status TestTensor(Communicator& communicator, LinkScratch& scratch, int round, int shift, int64_t words,
                         absl::Status& wrong) {
   const int size = communicator.size(), rank = communicator.rank(), from = (rank + size - shift) % size;
   std::vector<uint64_t>& host = scratch.host();
   for (int64_t i = 0; i < words; ++i) host[i] = Word(round, rank, i);
   RETURN_IF_ERROR(scratch.Upload(words));
-  RETURN_IF_ERROR(communicator.Send(scratch.View(DType::kU8, words), (rank + shift) % size));
-  RETURN_IF_ERROR(communicator.Receive(scratch.View(DType::kU8, words), from));
-  RETURN_IF_ERROR(scratch.Download(words));
+  RETURN_IF_ERROR(HandOn(communicator, scratch, shift, words));
+  RETURN_IF_ERROR(scratch.Download(words, 1));
   for (int64_t i = 0; i < words && wrong.ok(); ++i) {
     if (host[i] == Word(round, from, i)) continue;
     wrong = absl::DataLossError(StrCat("a tensor of ", words * 8, " bytes from rank ", from,
@@ -128,9 +106,30 @@ absl::StatusOr<double> Time(Device& device, int calls, Exchange exchange) {
 
 }  // namespace
 
-absl::Status TestLink(Communicator& communicator, Device& device, const LinkTestOptions& options) {
+absl::StatusOr<LinkScratch> LinkScratch::Create(Device& device, int64_t bytes) {
+  const int64_t words = std::max(bytes, LinkTimes::kTensorBytes) / 8;
+  ASSIGN_OR_RETURN(auto buffer, device.Allocate(MemoryKind::kCommunication, 2 * words * 8));
+  return LinkScratch(device, std::move(buffer), words);
+}
+
+Tensor LinkScratch::View(DType type, int64_t words, int place) const {
+  SHOAL_CHECK_LE(words, static_cast<int64_t>(host_.size()));
+  std::byte* const data = buffer_->data() + place * static_cast<int64_t>(host_.size()) * 8;
+  return MakeTensor(data, type, {1, words * 8 / SizeOf(type)});
+}
+
+absl::Status LinkScratch::Upload(int64_t words) {
+  device_->CopyIn(host_.data(), View(DType::kU8, words));
+  return device_->Synchronize();
+}
+
+absl::Status LinkScratch::Download(int64_t words, int place) {
+  device_->CopyOut(View(DType::kU8, words, place), host_.data());
+  return device_->Synchronize();
+}
+
+absl::Status TestLink(Communicator& communicator, LinkScratch& scratch, const LinkTestOptions& options) {
   SHOAL_CHECK_GE(options.bytes_max, 8);
-  ASSIGN_OR_RETURN(Scratch scratch, Scratch::Create(device, options.bytes_max / 8));
   absl::Status wrong;
   for (int round = 0; round < options.rounds; ++round) {
     const int64_t words = WordsOf(round, options);
@@ -142,26 +141,21 @@ absl::Status TestLink(Communicator& communicator, Device& device, const LinkTest
   return wrong;
 }
 
-absl::StatusOr<LinkTimes> TimeLink(Communicator& communicator, Device& device, std::span<const int64_t> sizes,
+absl::StatusOr<LinkTimes> TimeLink(Communicator& communicator, LinkScratch& scratch, std::span<const int64_t> sizes,
                                    const LinkTestOptions& options) {
-  int64_t most = LinkTimes::kTensorBytes;
-  for (const int64_t bytes : sizes) most = std::max(most, bytes);
-  ASSIGN_OR_RETURN(Scratch scratch, Scratch::Create(device, most / 8));
+  Device& device = scratch.device();
   const int calls = std::clamp(options.rounds / 15, 1, 20);
   LinkTimes times;
   times.sum_us.assign(sizes.size(), 0);
-  RETURN_IF_ERROR(scratch.Upload(most / 8));  // Zeros, which stay zeros.
+  std::fill(scratch.host().begin(), scratch.host().end(), 0);  // Sums of zeros stay zeros.
+  RETURN_IF_ERROR(scratch.Upload(static_cast<int64_t>(scratch.host().size())));
   for (size_t i = 0; options.sums && i < sizes.size(); ++i) {
     const Tensor sum = scratch.View(DType::kF64, sizes[i] / 8);
     ASSIGN_OR_RETURN(times.sum_us[i], Time(device, calls, [&] { return communicator.AllReduceSum(sum); }));
   }
   if (!options.tensors || communicator.size() == 1) return times;
-  const int size = communicator.size(), rank = communicator.rank();
-  const Tensor tensor = scratch.View(DType::kU8, LinkTimes::kTensorBytes / 8);
-  ASSIGN_OR_RETURN(times.tensor_us, Time(device, calls, [&]() -> absl::Status {
-                     RETURN_IF_ERROR(communicator.Send(tensor, (rank + 1) % size));
-                     return communicator.Receive(tensor, (rank + size - 1) % size);
-                   }));
+  constexpr int64_t kWords = LinkTimes::kTensorBytes / 8;
+  ASSIGN_OR_RETURN(times.tensor_us, Time(device, calls, [&] { return HandOn(communicator, scratch, 1, kWords); }));
   return times;
 }
 

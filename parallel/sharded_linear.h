@@ -21,10 +21,10 @@ inline absl::Status RowParallelLinear(Ops& ops, Communicator& tp, const Activati
   return tp.AllReduceSum(out);
 }
 
-// RowParallelLinear and the addition and norm that follow it, in one exchange where the ranks' link can do that:
-// residual += float(delta); out = RmsNorm(residual). delta: [T, out] f64 scratch.
+// RowParallelLinear, then Ops::AddRmsNorm of its result, in as few steps as the communicator can, with the same bits.
+// delta: [T, out] f64, whose values are lost; residual: [T, out]; out: of the norm.
 inline absl::Status RowParallelLinearAddRmsNorm(Ops& ops, Communicator& tp, const Activation& x, const Weight& weight,
-                                                Tensor gain, float eps, Tensor delta, Tensor residual,
+                                                Tensor delta, Tensor gain, float eps, Tensor residual,
                                                 const Activation& out) {
   ops.LinearPartial(x, weight, delta);
   ASSIGN_OR_RETURN(const bool fused, tp.AllReduceAddRmsNorm(delta, gain, eps, residual, out));

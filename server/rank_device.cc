@@ -12,6 +12,7 @@
 #include "kernels/peer_link.h"
 #include "parallel/link_probe.h"
 #include "parallel/mpi_communicator.h"
+#include "parallel/nccl_communicator.h"
 #include "parallel/shared_communicator.h"
 #include "parallel/single_communicator.h"
 #include "parallel/staged_communicator.h"
@@ -79,6 +80,7 @@ absl::StatusOr<std::unique_ptr<Communicator>> MakeGpuCommunicator(MpiWorld& worl
     transports.push_back({"p2p-ll", shared(SharedCommunicatorOptions::Mailboxes::kPeer)});
     transports.push_back({"host-ll", shared(SharedCommunicatorOptions::Mailboxes::kHost)});
   }
+  transports.push_back({"nccl", [&](double seconds) { return CreateNcclCommunicator(world, device, group, seconds); }});
   transports.push_back({"mpi-host", staged});
   LinkProbeOptions options;
   options.demanded = TransportName(config.proto.cuda().transport());

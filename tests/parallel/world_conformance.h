@@ -28,11 +28,8 @@ struct WorldBackend {
   std::string name;
   int ranks_in_process = 1;
   std::function<void(const RankBody&, const WorldLimits&)> run;
-  int latency_rounds = 2000;  // Of the sums whose time is printed.
+  bool emulated = false;  // Slow, and its times mean nothing: fewer rounds.
 };
-
-// For emulated devices, whose times mean nothing.
-constexpr int kEmulatedRounds = 20;
 
 inline void PrintTo(const WorldBackend& backend, std::ostream* out) { *out << backend.name; }
 

@@ -39,7 +39,7 @@ WorldBackend Devices(const std::string& kind) {
             // The device must outlive what other ranks still have queued for it.
             ASSERT_TRUE(AgreeOn(*g_world, absl::OkStatus()).ok());
           },
-          kEmulatedRounds};
+          /*emulated=*/true};
 }
 INSTANTIATE_TEST_SUITE_P(Devices, CommunicatorConformanceTest, testing::Values(Devices("Staged"), Devices("HostLl")),
                          kBackendName);
