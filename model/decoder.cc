@@ -23,8 +23,8 @@ absl::Status AttentionBlock(DecoderContext& c, const LayerWeights& w, KvView kv,
   c.ops.Rope(a.rope, a.qkv.Cols(0, q.cols() + k.cols()));
   c.ops.StoreKv(k, v, in.kv_slots, kv);
   c.ops.Attention(q, kv, in.attention, c.heads, a.attended);  // [T, H*D]
-  return RowParallelLinearAddRmsNorm(c.ops, c.tp, a.attended, w.attention_out, a.delta, w.ffn_norm,
-                                     c.config.norm_eps, a.x, a.h);
+  return RowParallelLinearAddRmsNorm(c.ops, c.tp, a.attended, w.attention_out, a.delta, w.ffn_norm, c.config.norm_eps,
+                                     a.x, a.h);
 }
 
 // From a.h to the next layer's a.h. The last layer leaves its output in a.delta: the head needs few rows of the sum,

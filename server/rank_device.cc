@@ -64,14 +64,14 @@ const char* TransportName(v1::CudaOptions::Transport transport) {
 absl::StatusOr<std::unique_ptr<Communicator>> MakeGpuCommunicator(MpiWorld& world, const Config& config, Device& device,
                                                                   const std::vector<int>& group) {
   const auto shared = [&](SharedCommunicatorOptions::Mailboxes mailboxes) {
-    return [&world, &device, &group, mailboxes](double seconds) {
+    return [&world, &device, &group, mailboxes](double seconds, bool) {
       SharedCommunicatorOptions options;
       options.mailboxes = mailboxes;
       options.seconds = seconds;
       return CreateSharedCommunicator(world, device, group, options);
     };
   };
-  const auto staged = [&](double) -> absl::StatusOr<std::unique_ptr<Communicator>> {
+  const auto staged = [&](double, bool) -> absl::StatusOr<std::unique_ptr<Communicator>> {
     ASSIGN_OR_RETURN(std::unique_ptr<Communicator> host, CreateMpiCommunicator(world, group));
     return CreateStagedCommunicator(std::move(host), device);
   };
@@ -80,7 +80,9 @@ absl::StatusOr<std::unique_ptr<Communicator>> MakeGpuCommunicator(MpiWorld& worl
     transports.push_back({"p2p-ll", shared(SharedCommunicatorOptions::Mailboxes::kPeer)});
     transports.push_back({"host-ll", shared(SharedCommunicatorOptions::Mailboxes::kHost)});
   }
-  transports.push_back({"nccl", [&](double seconds) { return CreateNcclCommunicator(world, device, group, seconds); }});
+  transports.push_back({"nccl", [&](double seconds, bool testing) {
+                          return CreateNcclCommunicator(world, device, group, seconds, testing);
+                        }});
   transports.push_back({"mpi-host", staged});
   LinkProbeOptions options;
   options.demanded = TransportName(config.proto.cuda().transport());

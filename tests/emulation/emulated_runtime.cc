@@ -226,6 +226,7 @@ namespace cuda_emulation {
 
 void Launch(dim3 grid, dim3 block, size_t shared_bytes, CUstream_st* stream, std::function<void()> kernel) {
   auto* queue = reinterpret_cast<cuda::Queue*>(stream);
+  if (queue == nullptr) return RunGrid(grid, block, shared_bytes, kernel);  // Of a test that has no device.
   queue->Add([=, order = queue->gpu.lane_order, kernel = std::move(kernel)] {
     SetLaneOrder(order);
     RunGrid(grid, block, shared_bytes, kernel);
