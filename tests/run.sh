@@ -134,12 +134,12 @@ if $want_sanitizers && begin build-asan "ASan + UBSan: unit tests"; then
   ASAN_OPTIONS=detect_leaks=1:abort_on_error=1 UBSAN_OPTIONS=print_stacktrace=1:halt_on_error=1 \
     GTEST_FILTER='-QualityTest.*:*PlanIndependenceTest*/int4' unit build-asan "${folders[@]}" -- -R '_tests(_[0-9]+)?$'
 fi
-if $want_sanitizers && begin build-tsan "TSan: base, parallel, engine and server tests"; then
-  folders=(base parallel engine server)
+if $want_sanitizers && begin build-tsan "TSan: base, parallel, engine and server tests, CUDA kernels"; then
+  folders=(base kernels parallel engine server)
   build build-tsan "${folders[@]/%/_tests}" -- --preset tsan -DCMAKE_CXX_FLAGS_RELEASE="$quick"
   # Debian's gRPC and Abseil are not instrumented: what happens inside them only is not ours to judge.
   TSAN_OPTIONS="halt_on_error=1 ignore_noninstrumented_modules=1 suppressions=$PWD/tests/support/tsan.supp" \
-    unit build-tsan "${folders[@]}" -- -R '^(base|parallel|engine|server)_tests$'
+    unit build-tsan "${folders[@]}" -- -R '^(base|kernels|parallel|engine|server)_tests$'
 fi
 
 if $want_fuzz && begin build-fuzz "fuzz targets, $fuzz_seconds s each"; then

@@ -65,8 +65,19 @@ struct Fiber {
   State state = State::kDone;
   int site = 0, line = 0;  // Of the block barrier it waits at.
   unsigned mask = 0;       // Whom it waits for at a warp barrier.
+  bool orders = false;     // And whether that is __syncwarp(), which orders memory.
   std::vector<PendingCopy> copies;
   int groups_committed = 0;
+};
+
+// An address for the happens-before edges of one barrier. The next barrier has another one: a thread that is there
+// already must not seem to come before those that have yet to leave this one.
+struct Turns {
+  char tags[2] = {};
+  int turn = 0;
+
+  SHOAL_SCHEDULER char* tag() { return &tags[turn]; }
+  SHOAL_SCHEDULER void Next() { turn ^= 1; }
 };
 
 // Lanes write to `brought`; once a collective's lanes have met, their rows are copied to `seen`, from which they read.
@@ -74,7 +85,7 @@ struct Fiber {
 struct Warp {
   alignas(64) unsigned char brought[32][kSlotBytes];
   alignas(64) unsigned char seen[32][kSlotBytes];
-  char order_tag = 0;
+  Turns order;
 };
 
 // One OS thread's emulated multiprocessor. Fibers and their stacks are kept from launch to launch.
@@ -100,7 +111,8 @@ struct Processor {
   const void* asan_stack = nullptr;
   size_t asan_stack_bytes = 0;
   int lane_order = 0;
-  char start_tag = 0, barrier_tag = 0, end_tag = 0;  // Addresses for happens-before edges.
+  char start_tag = 0, end_tag = 0;  // Addresses for happens-before edges.
+  Turns barrier;
 };
 
 thread_local Processor processor;
@@ -213,6 +225,7 @@ SHOAL_SCHEDULER bool FreeWarpBarriers(Processor& p) {
       }
       if (!all_here) continue;
       Warp& warp = p.warps[first / 32];
+      if (waiting.orders) warp.order.Next();
       for (unsigned k = 0; k < lanes; ++k) {
         if (!(mask >> k & 1)) continue;
         // volatile: no call of memcpy, which the sanitizer would see.
@@ -241,6 +254,7 @@ SHOAL_SCHEDULER bool FreeBlockBarrier(Processor& p) {
     }
   }
   if (first == nullptr) return false;
+  p.barrier.Next();
   for (unsigned i = 0; i < p.threads; ++i) {
     if (p.fibers[i].state == State::kAtBlockBarrier) p.fibers[i].state = State::kRunnable;
   }
@@ -323,24 +337,26 @@ SHOAL_SCHEDULER void BlockBarrier(int site, int line) {
   me->state = State::kAtBlockBarrier;
   me->site = site;
   me->line = line;
-  Release(&processor.barrier_tag);
+  char* const tag = processor.barrier.tag();
+  Release(tag);
   SwitchToScheduler();
-  Acquire(&processor.barrier_tag);
+  Acquire(tag);
 }
 
-// Waits for all lanes of `mask`, without ordering memory.
-SHOAL_SCHEDULER static void MeetWarp(unsigned mask) {
+// Waits for all lanes of `mask`; orders memory only as far as the caller does.
+SHOAL_SCHEDULER static void MeetWarp(unsigned mask, bool orders) {
   Fiber* me = processor.current;
   if (!(mask >> me->place.lane & 1)) Die("a lane is not in its own mask", me);
   me->state = State::kAtWarpBarrier;
   me->mask = mask;
+  me->orders = orders;
   SwitchToScheduler();
 }
 
 void WarpBarrier(unsigned mask) {
-  char* tag = &processor.warps[processor.current->warp].order_tag;
+  char* const tag = processor.warps[processor.current->warp].order.tag();
   Release(tag);
-  MeetWarp(mask);
+  MeetWarp(mask, true);
   Acquire(tag);
 }
 
@@ -354,7 +370,7 @@ const void* ExchangeBytes(unsigned mask, const void* value, size_t bytes) {
   const Fiber* me = processor.current;
   Warp& warp = processor.warps[me->warp];
   std::memcpy(warp.brought[me->place.lane], value, bytes);
-  MeetWarp(mask);
+  MeetWarp(mask, false);
   return &warp.seen[0][0];
 }
 
