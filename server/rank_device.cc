@@ -60,14 +60,22 @@ const char* TransportName(v1::CudaOptions::Transport transport) {
   return "";
 }
 
+// What a group exchanges: the sums of a stage, or the tensors between stages.
+enum class Traffic { kSums, kTensors };
+
 // Collective over the world, each rank with its own group.
-absl::StatusOr<std::unique_ptr<Communicator>> MakeGpuCommunicator(MpiWorld& world, const Config& config, Device& device,
-                                                                  const std::vector<int>& group) {
+absl::StatusOr<std::unique_ptr<Communicator>> MakeGpuCommunicator(MpiWorld& world, const Config& config,
+                                                                  const Plan& plan, Device& device,
+                                                                  const std::vector<int>& group, Traffic traffic) {
+  const bool sums = traffic == Traffic::kSums;
   const auto shared = [&](SharedCommunicatorOptions::Mailboxes mailboxes) {
-    return [&world, &device, &group, mailboxes](double seconds, bool) {
+    return [&world, &plan, &device, &group, sums, mailboxes](double seconds, bool) {
       SharedCommunicatorOptions options;
       options.mailboxes = mailboxes;
       options.seconds = seconds;
+      // One exchange carries a decode step of 16 sequences, one slot most of a prompt's chunk.
+      options.sum_elements = sums ? 16 * plan.shape.hidden : 0;
+      options.put_bytes = sums ? 0 : std::min<int64_t>(plan.max_step_tokens * plan.shape.hidden * 4, 1 << 20);
       return CreateSharedCommunicator(world, device, group, options);
     };
   };
@@ -86,6 +94,8 @@ absl::StatusOr<std::unique_ptr<Communicator>> MakeGpuCommunicator(MpiWorld& worl
   transports.push_back({"mpi-host", staged});
   LinkProbeOptions options;
   options.demanded = TransportName(config.proto.cuda().transport());
+  options.test.sums = sums;
+  options.test.tensors = !sums;
   options.serve_seconds = config.proto.limits().step_seconds();
   return ChooseCommunicator(world, device, group, transports, options);
 }
@@ -168,8 +178,8 @@ absl::StatusOr<Communicators> MakeCommunicators(MpiWorld& world, const Config& c
   std::iota(everyone.begin(), everyone.end(), 0);
   Communicators made;
   if (choice.cuda) {
-    ASSIGN_OR_RETURN(made.tp, MakeGpuCommunicator(world, config, device, stage));
-    ASSIGN_OR_RETURN(made.pipeline, MakeGpuCommunicator(world, config, device, everyone));
+    ASSIGN_OR_RETURN(made.tp, MakeGpuCommunicator(world, config, plan, device, stage, Traffic::kSums));
+    ASSIGN_OR_RETURN(made.pipeline, MakeGpuCommunicator(world, config, plan, device, everyone, Traffic::kTensors));
   } else {
     ASSIGN_OR_RETURN(made.tp, CreateMpiCommunicator(world, stage));
     ASSIGN_OR_RETURN(made.pipeline, CreateMpiCommunicator(world, everyone));
