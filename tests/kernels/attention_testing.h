@@ -41,6 +41,11 @@ class AttentionCache {
     }
     view_.k = rig.New(s.kv, {num_blocks, s.heads.kv_heads, s.block, s.heads.head_dim});
     view_.v = rig.New(s.kv, {num_blocks, s.heads.kv_heads, s.block, s.heads.head_dim});
+    if (s.kv == DType::kI8) {
+      const int64_t groups = s.heads.head_dim / kKvGroup;
+      view_.k_scale = rig.New(DType::kF16, {num_blocks, s.heads.kv_heads, s.block, groups});
+      view_.v_scale = rig.New(DType::kF16, {num_blocks, s.heads.kv_heads, s.block, groups});
+    }
     q_ = rig.Floats(random.Normal(total * width), {total, width});
     const Tensor k = rig.Floats(random.Normal(total * kv_width), {total, kv_width});
     const Tensor v = rig.Floats(random.Normal(total * kv_width), {total, kv_width});

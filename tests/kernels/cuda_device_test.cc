@@ -220,7 +220,7 @@ TEST_P(CudaDeviceTest, WorkThatFailsIsNeitherKeptNorRunAndLeavesTheQueueOpen) {
   EXPECT_EQ(counter.calls, 3);
 }
 
-INSTANTIATE_TEST_SUITE_P(All, CudaDeviceTest, testing::ValuesIn(CudaVariants()), TestName);
+INSTANTIATE_TEST_SUITE_P(All, CudaDeviceTest, testing::ValuesIn(WithoutPaths(CudaVariants())), TestName);
 
 }  // namespace
 }  // namespace shoal

@@ -27,12 +27,9 @@ inline const std::vector<std::string>& Implementations() {
   return names;
 }
 
-// Those for all ops but matrix products, where CUDA's paths do not differ: the one that every GPU has stands for all.
-inline std::vector<std::string> ImplementationsWithoutPaths() {
-  std::vector<std::string> names;
-  for (const std::string& name : Implementations()) {
-    if (!name.starts_with("cuda-sm")) names.push_back(name);
-  }
+// Those for all but matrix products, where CUDA's paths do not differ: the one that every GPU has stands for all.
+inline std::vector<std::string> WithoutPaths(std::vector<std::string> names) {
+  std::erase_if(names, [](const std::string& name) { return name.starts_with("cuda-sm"); });
   return names;
 }
 
@@ -300,6 +297,6 @@ class ImplementationTest : public testing::TestWithParam<std::string> {
 #define SHOAL_FOR_ALL_IMPLEMENTATIONS(Suite) \
   INSTANTIATE_TEST_SUITE_P(All, Suite, testing::ValuesIn(Implementations()), TestName)
 #define SHOAL_FOR_ALL_WITHOUT_PATHS(Suite) \
-  INSTANTIATE_TEST_SUITE_P(All, Suite, testing::ValuesIn(ImplementationsWithoutPaths()), TestName)
+  INSTANTIATE_TEST_SUITE_P(All, Suite, testing::ValuesIn(WithoutPaths(Implementations())), TestName)
 
 }  // namespace shoal

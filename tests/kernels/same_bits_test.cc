@@ -184,8 +184,10 @@ TEST_P(SameBitsTest, AttentionOverSeveralPartitions) {
       {Heads(12, 1, 12, 64), 128, DType::kF16, {300, 256}},
       {Heads(3, 1, 3, 256), 256, DType::kF32, {513, 256}},
       {Heads(12, 1, 12, 132), 256, DType::kF16, {258}},
+      {Heads(7, 1, 7, 96), 16, DType::kI8, {270, 129}},
+      {Heads(2, 2, 1, 128), 32, DType::kI8, {140, 31}},
       // More partitions than the two blocks that share them out for eight sequences.
-      {Heads(1, 1, 1, 32), 16, DType::kF32, {600, 3, 140, 1, 17, 16, 15, 390}},
+      {Heads(1, 1, 1, 32), 16, DType::kF32, {400, 3, 140, 1, 17, 16, 15, 260}},
       // A shard that begins and ends inside groups of query heads.
       {Heads(5, 2, 6, 32, 4, 0), 16, DType::kF16, {270, 140}}};
   for (const AttentionScene& s : scenes) {
