@@ -83,7 +83,7 @@ __global__ void __launch_bounds__(kThreads) Put(PutArgs a) {
   timer.Stop();
 }
 
-__global__ void __launch_bounds__(kThreads) Get(GetArgs a) {
+__global__ void __launch_bounds__(kThreads, 4) Get(GetArgs a) {
   __shared__ int64_t bytes_sent;
   const LinkArgs& link = a.link;
   const KernelTimer timer(link);
