@@ -22,7 +22,7 @@ __global__ void __launch_bounds__(kThreadsMax) AllReduce(AllReduceArgs a) {
 }
 
 // A block takes whole rows, every kLinkBlocks-th.
-__global__ void __launch_bounds__(kNormThreadsMax, 1) AllReduceRmsNorm(LinkArgs link, RmsNormArgs a) {
+__global__ void __launch_bounds__(kNormThreadsMax, 4) AllReduceRmsNorm(LinkArgs link, RmsNormArgs a) {
   SHOAL_DYNAMIC_SHARED(float, staged);
   const KernelTimer timer(link);
   SumExchange exchange(link);

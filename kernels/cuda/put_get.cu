@@ -55,7 +55,7 @@ __device__ __forceinline__ void WriteWord(unsigned char* data, int64_t bytes, in
   for (int64_t b = 4 * i; b < bytes; ++b) data[b] = static_cast<unsigned char>(word >> 8 * (b - 4 * i));
 }
 
-__global__ void __launch_bounds__(kThreads, 1) Put(PutArgs a) {
+__global__ void __launch_bounds__(kThreads) Put(PutArgs a) {
   const LinkArgs& link = a.link;
   const KernelTimer timer(link);
   Waiter waiter(link, LinkWait::kCredit);
@@ -83,7 +83,7 @@ __global__ void __launch_bounds__(kThreads, 1) Put(PutArgs a) {
   timer.Stop();
 }
 
-__global__ void __launch_bounds__(kThreads, 1) Get(GetArgs a) {
+__global__ void __launch_bounds__(kThreads, 4) Get(GetArgs a) {
   __shared__ int64_t bytes_sent;
   const LinkArgs& link = a.link;
   const KernelTimer timer(link);
