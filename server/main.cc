@@ -159,7 +159,7 @@ absl::StatusOr<std::vector<v1::RankMemory>> GatherMemory(MpiWorld& world, const 
   mine.set_weights_bytes(ledger.used[static_cast<int>(MemoryKind::kWeights)]);
   mine.set_kv_bytes(ledger.used[static_cast<int>(MemoryKind::kKv)]);
   mine.set_activations_bytes(ledger.used[static_cast<int>(MemoryKind::kActivations)]);
-  mine.set_communication_bytes(planned.communication);
+  mine.set_communication_bytes(planned.communication + ledger.used[static_cast<int>(MemoryKind::kCommunication)]);
   mine.set_reserved_bytes(planned.reserved);
   mine.set_total_bytes(ledger.total() + planned.communication + planned.reserved);
   mine.set_budget_bytes(planned.budget);

@@ -25,6 +25,12 @@ namespace {
 constexpr int64_t kReservedOfFree = int64_t{192} << 20;
 constexpr int64_t kReservedOfBudget = int64_t{256} << 20;
 
+// What mailboxes take of a GPU's memory at most, where they are there: with the sizes below and kPeersMax ranks.
+constexpr int64_t kLinkBytes = int64_t{32} << 20;
+// One exchange carries a decode step of so many sequences, one slot so much of a tensor.
+constexpr int64_t kSumRows = 4;
+constexpr int64_t kPutBytes = int64_t{128} << 10;
+
 // What a rank tells the others.
 struct GpuReport {
   int32_t gpus = 0;  // That the rank sees.
@@ -73,15 +79,17 @@ absl::StatusOr<std::unique_ptr<Communicator>> MakeGpuCommunicator(MpiWorld& worl
       SharedCommunicatorOptions options;
       options.mailboxes = mailboxes;
       options.seconds = seconds;
-      // One exchange carries a decode step of 16 sequences, one slot most of a prompt's chunk.
-      options.sum_elements = sums ? 16 * plan.shape.hidden : 0;
-      options.put_bytes = sums ? 0 : std::min<int64_t>(plan.max_step_tokens * plan.shape.hidden * 4, 1 << 20);
+      options.sum_elements = sums ? kSumRows * plan.shape.hidden : 0;
+      options.put_bytes = sums ? 0 : kPutBytes;
       return CreateSharedCommunicator(world, device, group, options);
     };
   };
   const auto staged = [&](double, bool) -> absl::StatusOr<std::unique_ptr<Communicator>> {
     ASSIGN_OR_RETURN(std::unique_ptr<Communicator> host, CreateMpiCommunicator(world, group));
-    return CreateStagedCommunicator(std::move(host), device);
+    // A tensor in one piece: its sender need not wait for the reader then.
+    const int64_t tensor = plan.max_step_tokens * plan.shape.hidden * SizeOf(DType::kF32);
+    return CreateStagedCommunicator(std::move(host), device,
+                                    sums ? kAllReduceChunkBytes : std::max(tensor / 8 * 8 + 8, kAllReduceChunkBytes));
   };
   std::vector<Transport> transports;
   if (world.local_size() == world.size() && world.size() <= kPeersMax) {
@@ -135,9 +143,10 @@ absl::StatusOr<DeviceChoice> ChooseDevices(World& world, const Config& config) {
   }
   if (!config.memory_budget.empty()) return choice;
   // After every context is in place, so that a shared GPU's ranks see the same.
-  ASSIGN_OR_RETURN(const CudaGpu now, ProbeCudaGpu(choice.gpu));
+  const absl::StatusOr<CudaGpu> now = ProbeCudaGpu(choice.gpu);
+  RETURN_IF_ERROR(AgreeOn(world, now.status()));
   const int sharers = (world.local_size() - 1 - choice.gpu) / mine.gpus + 1;
-  mine.free_bytes = now.free_bytes / sharers;
+  mine.free_bytes = now->free_bytes / sharers;
   ASSIGN_OR_RETURN(reports, Gather(world, mine));
   for (const GpuReport& report : reports) choice.memory_budget.push_back(report.free_bytes);
   return choice;
@@ -151,7 +160,7 @@ absl::Status ApplyTo(const DeviceChoice& choice, PlanRequest& request) {
   }
   request.memory_budget = choice.memory_budget;
   request.reserved_bytes = choice.reserved_bytes;
-  request.workspace_bytes = choice.workspace_bytes;
+  request.workspace_bytes = choice.workspace_bytes + (choice.cuda && request.ranks > 1 ? kLinkBytes : 0);
   return absl::OkStatus();
 }
 
@@ -177,11 +186,14 @@ absl::StatusOr<Communicators> MakeCommunicators(MpiWorld& world, const Config& c
   std::vector<int> everyone(world.size());
   std::iota(everyone.begin(), everyone.end(), 0);
   Communicators made;
-  if (choice.cuda) {
+  if (choice.cuda && plan.stages.size() < plan.ranks.size()) {
     ASSIGN_OR_RETURN(made.tp, MakeGpuCommunicator(world, config, plan, device, stage, Traffic::kSums));
-    ASSIGN_OR_RETURN(made.pipeline, MakeGpuCommunicator(world, config, plan, device, everyone, Traffic::kTensors));
   } else {
     ASSIGN_OR_RETURN(made.tp, CreateMpiCommunicator(world, stage));
+  }
+  if (choice.cuda && plan.stages.size() > 1) {
+    ASSIGN_OR_RETURN(made.pipeline, MakeGpuCommunicator(world, config, plan, device, everyone, Traffic::kTensors));
+  } else {
     ASSIGN_OR_RETURN(made.pipeline, CreateMpiCommunicator(world, everyone));
   }
   if (stage.size() == 1) made.tp = CreateSingleCommunicator();

@@ -85,6 +85,8 @@ class StartErrorsTest(unittest.TestCase):
             "bad budget": (config_text(memory_budget=["3 potatoes"]), ("memory_budget", "3 potatoes")),
             "bad listen": (config_text(extra='listen: "nowhere"'), "listen"),
             "negative threads": (config_text(threads=-1), "threads"),
+            "unknown instructions": (config_text(extra="cuda { path: \"sm99\" }"), ("cuda.path", "sm99")),
+            "no workspace": (config_text(extra="cuda { workspace_memory: \"1KiB\" }"), "workspace_memory"),
             "zero ranks in a stage": (config_text(stages=(0,)), "ranks"),
             "huge context": (config_text(max_context=1 << 40), "max_context"),
             "zero queue": (config_text(batch={"max_sequences": 0}), "max_sequences"),
@@ -92,6 +94,12 @@ class StartErrorsTest(unittest.TestCase):
         for name, (text, expected) in cases.items():
             with self.subTest(name):
                 self.check(expected, config=text)
+
+    @unittest.skipIf(pathlib.Path("/dev/nvidiactl").exists(), "this machine has a GPU")
+    def test_gpus_that_are_not_there(self):
+        for ranks in (1, 2):
+            with self.subTest(ranks=ranks):
+                self.check(("device is CUDA", "no GPU"), ranks=ranks, stages=(ranks,), extra="device: CUDA")
 
     def test_missing_config_file(self):
         status, output = self.run_job(2, "--config", self.directory / "none.textproto")

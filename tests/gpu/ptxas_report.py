@@ -20,7 +20,7 @@ REGISTERS_MAX = 255
 STATIC_SHARED_MAX = 48 << 10
 # Kernels that every decode step runs. Others (prefill, dense weights) are only reported.
 DECODE = ["LinearDecode", "DecodePartition", "DecodeMerge", "RmsNorm", "HeadRmsNorm", "AddResidual", "Rope", "RopeTable",
-          "StoreKv", "Embed", "GatherRows", "TopKChunk", "Quantize"]
+          "StoreKv", "StoreKvInt8", "Embed", "GatherRows", "TopKChunk", "Quantize"]
 DECODE_IF_THERE = ["AllReduce.*", "Put", "Get"]
 
 
