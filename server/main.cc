@@ -227,6 +227,7 @@ absl::Status RunRank(MpiWorld& world, const CommandLine& arguments, Clock::time_
   RETURN_IF_ERROR(MakePlanForAll(world, config, devices, rank));
   RETURN_IF_ERROR(MakeDeviceForAll(world, config, devices, rank));
   RETURN_IF_ERROR(LoadForAll(world, config, rank));
+  if (const std::string text = GpuMemoryText(devices, *rank.device); !text.empty()) LogInfo(text);
   if (world.rank() == 0) return RunFrontEnd(world, config, rank, started, *watch);
   RETURN_IF_ERROR(GatherMemory(world, rank).status());
   RETURN_IF_ERROR(AgreeOn(world, absl::OkStatus()));  // With rank 0's front end.

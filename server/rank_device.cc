@@ -13,6 +13,7 @@
 #include "parallel/link_probe.h"
 #include "parallel/mpi_communicator.h"
 #include "parallel/nccl_communicator.h"
+#include "parallel/plan_text.h"
 #include "parallel/shared_communicator.h"
 #include "parallel/single_communicator.h"
 #include "parallel/staged_communicator.h"
@@ -138,6 +139,7 @@ absl::StatusOr<DeviceChoice> ChooseDevices(World& world, const Config& config) {
   choice.workspace_bytes = config.workspace_bytes;
   const absl::StatusOr<CudaGpu> gpu = ProbeCudaGpu(choice.gpu);
   RETURN_IF_ERROR(AgreeOn(world, gpu.status()));
+  choice.free_bytes = gpu->free_bytes;
   if (!config.proto.has_reserved_memory()) {
     choice.reserved_bytes = config.memory_budget.empty() ? kReservedOfFree : kReservedOfBudget;
   }
@@ -198,6 +200,15 @@ absl::StatusOr<Communicators> MakeCommunicators(MpiWorld& world, const Config& c
   }
   if (stage.size() == 1) made.tp = CreateSingleCommunicator();
   return made;
+}
+
+std::string GpuMemoryText(const DeviceChoice& choice, const Device& device) {
+  if (!choice.cuda) return "";
+  const absl::StatusOr<CudaGpu> now = ProbeCudaGpu(choice.gpu);
+  if (!now.ok()) return StrCat("GPU memory: ", now.status().message());
+  return StrCat("GPU memory: ", BytesText(choice.free_bytes - now->free_bytes), " taken from the driver, ",
+                BytesText(device.ledger().total()), " in the ledger, ", BytesText(now->free_bytes), " free of ",
+                BytesText(now->total_bytes));
 }
 
 }  // namespace shoal

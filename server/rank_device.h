@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <string>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -16,10 +17,11 @@
 
 namespace shoal {
 
-// The same on every rank, but for `gpu`.
+// The same on every rank, but for `gpu` and `free_bytes`.
 struct DeviceChoice {
   bool cuda = false;
   int gpu = 0;                         // This rank's, of its host.
+  int64_t free_bytes = 0;              // Of that GPU, once this process's context was in place.
   std::vector<int64_t> memory_budget;  // As PlanRequest has it.
   int64_t reserved_bytes = 0;
   int64_t workspace_bytes = 0;
@@ -44,5 +46,9 @@ struct Communicators {
 // Collective; destroy before `device` and `world`. Errors, on every rank: what the chosen transport reports.
 absl::StatusOr<Communicators> MakeCommunicators(MpiWorld& world, const Config& config, const DeviceChoice& choice,
                                                 const Plan& plan, Device& device);
+
+// For the log, once all memory is taken: what the driver has given since the context was made, beside the ledger of
+// `device`. Graphs, libraries and other users of the GPU make the difference. "" on a CPU.
+std::string GpuMemoryText(const DeviceChoice& choice, const Device& device);
 
 }  // namespace shoal
