@@ -38,6 +38,9 @@ struct KvView {
 // Head sizes of an i8 cache are multiples of this.
 constexpr int64_t kKvGroup = 32;
 
+// CHECKs types, and the scales of an i8 cache.
+void CheckKvView(const KvView& cache);
+
 // Query head h of this rank reads this rank's KV head (h + first) / heads_per_kv - kv_first, where all three are
 // numbers of the whole model: a shard may begin inside a group of query heads.
 struct HeadMap {

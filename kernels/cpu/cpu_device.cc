@@ -11,24 +11,10 @@
 #include "kernels/cpu/pack.h"
 #include "kernels/device.h"
 #include "kernels/host_memory.h"
+#include "kernels/parts.h"
 
 namespace shoal {
 namespace {
-
-// Takes consecutive parts of one allocation.
-class Parts {
- public:
-  explicit Parts(std::byte* data) : next_(data) {}
-  Tensor Take(DType dtype, std::initializer_list<int64_t> shape) {
-    const Tensor t = MakeTensor(next_, dtype, shape);
-    next_ += t.bytes();
-    return t;
-  }
-  const std::byte* next() const { return next_; }
-
- private:
-  std::byte* next_;
-};
 
 class CpuDevice final : public Device {
  public:

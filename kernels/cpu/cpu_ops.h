@@ -49,9 +49,6 @@ class CpuOps final : public Ops {
   std::atomic<int64_t> next_item_{0};
 };
 
-// The kernels' view of `out`, whose forms must have `rows` rows and `cols` columns.
-ActivationOut MakeActivationOut(const Activation& out, int64_t rows, int64_t cols);
-
 // Checks the cache's types and shapes.
 KvType KvTypeOf(const KvView& cache);
 

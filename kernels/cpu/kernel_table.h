@@ -8,20 +8,9 @@
 
 #include <cstdint>
 
-namespace shoal::cpu {
+#include "kernels/activation_out.h"
 
-// Where one or more rows of an Activation go; null pointers are forms not wanted. Strides in elements.
-struct ActivationOut {
-  float* dense;
-  int64_t dense_stride;
-  int8_t* q;
-  int64_t q_stride;
-  float* scale;
-  int64_t scale_stride;
-  int32_t* sum;
-  int64_t sum_stride;
-  int64_t group;  // 32..256 if q is wanted.
-};
+namespace shoal::cpu {
 
 struct RmsNormArgs {
   const double* delta;  // Added to x first, if not null.

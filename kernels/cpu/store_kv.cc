@@ -6,13 +6,8 @@
 namespace shoal::cpu {
 
 KvType KvTypeOf(const KvView& cache) {
-  SHOAL_CHECK(cache.k.dtype == cache.v.dtype);
-  if (cache.k.dtype == DType::kF32) return KvType::kF32;
-  if (cache.k.dtype == DType::kF16) return KvType::kF16;
-  SHOAL_CHECK(cache.k.dtype == DType::kI8 && cache.k_scale.dtype == DType::kF16);
-  SHOAL_CHECK_EQ(cache.k_scale.bytes() * kKvGroup, cache.k.bytes() * 2);
-  SHOAL_CHECK_EQ(cache.v_scale.bytes(), cache.k_scale.bytes());
-  return KvType::kI8;
+  CheckKvView(cache);
+  return cache.k.dtype == DType::kF32 ? KvType::kF32 : cache.k.dtype == DType::kF16 ? KvType::kF16 : KvType::kI8;
 }
 
 void CpuOps::StoreKv(Tensor k, Tensor v, Tensor slots, KvView cache) {

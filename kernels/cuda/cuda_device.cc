@@ -13,6 +13,7 @@
 #include "kernels/cuda/pack.h"
 #include "kernels/cuda/staging.h"
 #include "kernels/host_memory.h"
+#include "kernels/parts.h"
 
 namespace shoal::cuda {
 namespace {
@@ -35,21 +36,6 @@ absl::StatusOr<Path> ChoosePath(const std::string& name, const GpuInfo& gpu) {
 }
 
 const char* PathName(Path path) { return path == Path::kDp4a ? "dp4a" : path == Path::kSm75 ? "sm75" : "sm80"; }
-
-// Takes consecutive parts of one allocation.
-class Parts {
- public:
-  explicit Parts(std::byte* data) : next_(data) {}
-  Tensor Take(DType dtype, std::initializer_list<int64_t> shape) {
-    const Tensor t = MakeTensor(next_, dtype, shape);
-    next_ += t.bytes();
-    return t;
-  }
-  const std::byte* next() const { return next_; }
-
- private:
-  std::byte* next_;
-};
 
 class CudaDevice final : public Device {
  public:

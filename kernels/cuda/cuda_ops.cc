@@ -9,53 +9,6 @@
 namespace shoal::cuda {
 namespace {
 
-// Kernels count rows and columns in int.
-int Int(int64_t n) {
-  SHOAL_CHECK(n >= 0 && n <= std::numeric_limits<int32_t>::max());
-  return static_cast<int>(n);
-}
-
-// The kernels' view of `out`, whose forms must have `rows` rows and `cols` columns.
-ActivationOut MakeActivationOut(const Activation& out, int64_t rows, int64_t cols) {
-  ActivationOut a{};
-  SHOAL_CHECK(!out.dense.empty() || !out.q.empty());
-  if (!out.dense.empty()) {
-    SHOAL_CHECK(out.dense.dtype == DType::kF32);
-    SHOAL_CHECK_EQ(out.dense.rows(), rows);
-    SHOAL_CHECK_EQ(out.dense.cols(), cols);
-    a.dense = out.dense.As<float>();
-    a.dense_stride = out.dense.row_stride;
-  }
-  if (out.q.empty()) return a;
-  SHOAL_CHECK(out.group == 32 || out.group == 64 || out.group == 128 || out.group == 256);
-  SHOAL_CHECK_EQ(out.q.rows(), rows);
-  SHOAL_CHECK_EQ(out.q.cols(), cols);
-  SHOAL_CHECK_EQ(out.scale.cols() * out.group, cols);
-  SHOAL_CHECK_EQ(out.sum.cols() * kWeightGroup, cols);
-  a.q = out.q.As<int8_t>();
-  a.q_stride = out.q.row_stride;
-  a.scale = out.scale.As<float>();
-  a.scale_stride = out.scale.row_stride;
-  a.sum = out.sum.As<int32_t>();
-  a.sum_stride = out.sum.row_stride;
-  a.group = Int(out.group);
-  return a;
-}
-
-RmsNormArgs MakeRmsNormArgs(Tensor x, Tensor gain, float eps, const Activation& out) {
-  SHOAL_CHECK(x.dtype == DType::kF32 && gain.dtype == DType::kF32);
-  SHOAL_CHECK_EQ(gain.rows(), x.cols());
-  RmsNormArgs args{};
-  args.x = x.As<float>();
-  args.x_stride = x.row_stride;
-  args.gain = gain.As<float>();
-  args.eps = eps;
-  args.rows = Int(x.rows());
-  args.cols = Int(x.cols());
-  args.out = MakeActivationOut(out, x.rows(), x.cols());
-  return args;
-}
-
 void CheckDelta(const Tensor& delta, const Tensor& residual) {
   SHOAL_CHECK(delta.dtype == DType::kF64 && residual.dtype == DType::kF32);
   SHOAL_CHECK_EQ(delta.rows(), residual.rows());
@@ -127,13 +80,8 @@ class Workspace {
 };
 
 KvType KvTypeOf(const KvView& cache) {
-  SHOAL_CHECK(cache.k.dtype == cache.v.dtype);
-  if (cache.k.dtype == DType::kF32) return KvType::kF32;
-  if (cache.k.dtype == DType::kF16) return KvType::kF16;
-  SHOAL_CHECK(cache.k.dtype == DType::kI8 && cache.k_scale.dtype == DType::kF16);
-  SHOAL_CHECK_EQ(cache.k_scale.bytes() * kKvGroup, cache.k.bytes() * 2);
-  SHOAL_CHECK_EQ(cache.v_scale.bytes(), cache.k_scale.bytes());
-  return KvType::kI8;
+  CheckKvView(cache);
+  return cache.k.dtype == DType::kF32 ? KvType::kF32 : cache.k.dtype == DType::kF16 ? KvType::kF16 : KvType::kI8;
 }
 
 void CheckOutput(const Tensor& out, DType dtype, int64_t tokens, int64_t rows) {
@@ -143,6 +91,25 @@ void CheckOutput(const Tensor& out, DType dtype, int64_t tokens, int64_t rows) {
 }
 
 }  // namespace
+
+int Int(int64_t n) {
+  SHOAL_CHECK(n >= 0 && n <= std::numeric_limits<int32_t>::max());
+  return static_cast<int>(n);
+}
+
+RmsNormArgs MakeRmsNormArgs(Tensor x, Tensor gain, float eps, const Activation& out) {
+  SHOAL_CHECK(x.dtype == DType::kF32 && gain.dtype == DType::kF32);
+  SHOAL_CHECK_EQ(gain.rows(), x.cols());
+  RmsNormArgs args{};
+  args.x = x.As<float>();
+  args.x_stride = x.row_stride;
+  args.gain = gain.As<float>();
+  args.eps = eps;
+  args.rows = Int(x.rows());
+  args.cols = Int(x.cols());
+  args.out = MakeActivationOut(out, x.rows(), x.cols());
+  return args;
+}
 
 void CudaOps::Embed(Tensor table, Tensor ids, Tensor out) {
   SHOAL_CHECK(out.dtype == DType::kF32 && ids.dtype == DType::kI32);
@@ -203,36 +170,26 @@ void CudaOps::HeadRmsNorm(Tensor gain, float eps, Tensor heads) {
   LaunchHeadRmsNorm(args, stream_);
 }
 
-void CudaOps::Linear(const Activation& x, const Weight& weight, Tensor out) {
-  const bool quantized = IsQuantized(weight.format);
-  CheckOutput(out, DType::kF32, quantized ? x.q.rows() : x.dense.rows(), weight.rows);
-  if (out.rows() == 0) return;
-  if (quantized) {
-    QuantizedLinearArgs args = MakeQuantizedArgs(x, weight);
-    args.out = out.As<float>();
-    args.out_stride = out.row_stride;
-    LaunchQuantizedLinear(args, path_, stream_);
-  } else {
-    DenseLinearArgs args = MakeDenseArgs(x, weight);
-    args.out = out.As<float>();
-    args.out_stride = out.row_stride;
-    LaunchDenseLinear(args, stream_);
-  }
-}
+void CudaOps::Linear(const Activation& x, const Weight& weight, Tensor out) { Multiply(x, weight, out, false); }
 
-void CudaOps::LinearPartial(const Activation& x, const Weight& weight, Tensor out) {
+void CudaOps::LinearPartial(const Activation& x, const Weight& weight, Tensor out) { Multiply(x, weight, out, true); }
+
+void CudaOps::Multiply(const Activation& x, const Weight& weight, Tensor out, bool partial) {
   const bool quantized = IsQuantized(weight.format);
-  CheckOutput(out, DType::kF64, quantized ? x.q.rows() : x.dense.rows(), weight.rows);
+  CheckOutput(out, partial ? DType::kF64 : DType::kF32, quantized ? x.q.rows() : x.dense.rows(), weight.rows);
   if (out.rows() == 0) return;
+  const auto set_output = [&](auto& args) {
+    args.out = partial ? nullptr : out.As<float>();
+    args.partial_out = partial ? out.As<double>() : nullptr;
+    args.out_stride = out.row_stride;
+  };
   if (quantized) {
     QuantizedLinearArgs args = MakeQuantizedArgs(x, weight);
-    args.partial_out = out.As<double>();
-    args.out_stride = out.row_stride;
+    set_output(args);
     LaunchQuantizedLinear(args, path_, stream_);
   } else {
     DenseLinearArgs args = MakeDenseArgs(x, weight);
-    args.partial_out = out.As<double>();
-    args.out_stride = out.row_stride;
+    set_output(args);
     LaunchDenseLinear(args, stream_);
   }
 }

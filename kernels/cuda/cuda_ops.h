@@ -6,6 +6,12 @@
 
 namespace shoal::cuda {
 
+// Kernels count rows and columns in int (CHECK).
+int Int(int64_t n);
+
+// Arguments of RmsNorm, with shapes checked; `delta` is left to the caller.
+RmsNormArgs MakeRmsNormArgs(Tensor x, Tensor gain, float eps, const Activation& out);
+
 class CudaOps final : public Ops {
  public:
   // `workspace`: device memory for what an op hands from one of its kernels to the next. With little of it attention
@@ -34,6 +40,7 @@ class CudaOps final : public Ops {
   void TopK(Tensor logits, Tensor values, Tensor ids) override;
 
  private:
+  void Multiply(const Activation& x, const Weight& weight, Tensor out, bool partial);
   void Quantize(const float* x, int64_t stride, const ActivationOut& out, int64_t rows, int64_t cols);
 
   Stream stream_;

@@ -8,6 +8,7 @@
 #include "base/check.h"
 #include "base/status_macros.h"
 #include "base/str_cat.h"
+#include "kernels/cuda/cuda_ops.h"
 
 namespace shoal::cuda {
 namespace {
@@ -15,35 +16,7 @@ namespace {
 static_assert(kLinkPeersMax == kPeersMax && kLinkSlots == kPutSlots);
 static_assert(sizeof(Runtime::Handle) == sizeof(PeerHandle));
 
-int Int(int64_t n) {
-  SHOAL_CHECK(n >= 0 && n <= std::numeric_limits<int32_t>::max());
-  return static_cast<int>(n);
-}
-
 uint64_t Look(const uint64_t* word) { return __atomic_load_n(word, __ATOMIC_RELAXED); }
-
-// The kernels' view of `out`, which CudaOps would check in the same way.
-ActivationOut MakeActivationOut(const Activation& out, int64_t rows, int64_t cols) {
-  SHOAL_CHECK(!out.dense.empty() || !out.q.empty());
-  ActivationOut a{};
-  if (!out.dense.empty()) {
-    SHOAL_CHECK(out.dense.dtype == DType::kF32 && out.dense.rows() == rows && out.dense.cols() == cols);
-    a.dense = out.dense.As<float>();
-    a.dense_stride = out.dense.row_stride;
-  }
-  if (out.q.empty()) return a;
-  SHOAL_CHECK(out.group == 32 || out.group == 64 || out.group == 128 || out.group == 256);
-  SHOAL_CHECK(out.q.rows() == rows && out.q.cols() == cols);
-  SHOAL_CHECK(out.scale.cols() * out.group == cols && out.sum.cols() * kWeightGroup == cols);
-  a.q = out.q.As<int8_t>();
-  a.q_stride = out.q.row_stride;
-  a.scale = out.scale.As<float>();
-  a.scale_stride = out.scale.row_stride;
-  a.sum = out.sum.As<int32_t>();
-  a.sum_stride = out.sum.row_stride;
-  a.group = Int(out.group);
-  return a;
-}
 
 const char* WhatWaits(uint64_t fault) {
   switch (static_cast<LinkWait>(fault >> 32)) {
@@ -156,20 +129,13 @@ void CudaPeerLink::AllReduceSum(Tensor inout) {
 }
 
 bool CudaPeerLink::AllReduceAddRmsNorm(Tensor delta, Tensor gain, float eps, Tensor residual, const Activation& out) {
-  SHOAL_CHECK(connected_ && delta.dtype == DType::kF64 && residual.dtype == DType::kF32 && gain.dtype == DType::kF32);
-  SHOAL_CHECK(delta.rows() == residual.rows() && delta.cols() == residual.cols() && gain.rows() == delta.cols());
+  SHOAL_CHECK(connected_ && delta.dtype == DType::kF64);
+  SHOAL_CHECK(delta.rows() == residual.rows() && delta.cols() == residual.cols());
   const int64_t count = delta.rows() * delta.cols();
   if (count == 0 || count > options_.sum_elements) return false;
-  RmsNormArgs args{};
+  RmsNormArgs args = MakeRmsNormArgs(residual, gain, eps, out);
   args.delta = delta.As<double>();
   args.delta_stride = delta.row_stride;
-  args.x = residual.As<float>();
-  args.x_stride = residual.row_stride;
-  args.gain = gain.As<float>();
-  args.eps = eps;
-  args.rows = Int(delta.rows());
-  args.cols = Int(delta.cols());
-  args.out = MakeActivationOut(out, delta.rows(), delta.cols());
   LaunchAllReduceRmsNorm(args_, args, runtime_->stream());
   return true;
 }

@@ -8,6 +8,8 @@
 
 #include <cstdint>
 
+#include "kernels/activation_out.h"
+
 #include "kernels/cuda/link_layout.h"
 
 struct CUstream_st;
@@ -21,19 +23,6 @@ enum class Path : uint8_t {
   kDp4a,  // No tensor cores: GTX 16xx, which has mma but runs it slowly.
   kSm75,  // mma.m8n8k16, no cp.async.
   kSm80,  // mma.m16n8k32, cp.async.
-};
-
-// Where rows of an Activation go; null pointers are forms not wanted.
-struct ActivationOut {
-  float* dense;
-  int64_t dense_stride;
-  int8_t* q;
-  int64_t q_stride;
-  float* scale;
-  int64_t scale_stride;
-  int32_t* sum;
-  int64_t sum_stride;
-  int group;  // 32, 64, 128 or 256 if q is wanted.
 };
 
 struct EmbedArgs {
