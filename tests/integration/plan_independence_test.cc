@@ -6,22 +6,7 @@
 namespace shoal {
 namespace {
 
-using Logits = std::vector<std::vector<std::vector<float>>>;  // [prompt][position][vocab]
-
-std::vector<Prompt> TestPrompts() {
-  std::vector<Prompt> prompts;
-  uint32_t state = 12345;
-  for (const int length : {1, 5, 37, 64, 130}) {
-    Prompt prompt;
-    for (int i = 0; i < length; ++i) {
-      state = state * 1664525 + 1013904223;
-      prompt.ids.push_back(static_cast<int32_t>(state >> 8) % 1000);
-    }
-    for (int i = length > 4 ? length - 4 : 0; i < length; ++i) prompt.positions.push_back(i);
-    prompts.push_back(std::move(prompt));
-  }
-  return prompts;
-}
+std::vector<Prompt> TestPrompts() { return DrawPrompts({1, 5, 37, 64, 130}, 4, 1000, 12345); }
 
 LocalClusterOptions Options(const std::vector<int>& stages, WeightFormat format) {
   LocalClusterOptions options;
@@ -31,14 +16,9 @@ LocalClusterOptions Options(const std::vector<int>& stages, WeightFormat format)
 }
 
 Logits RunAll(const LocalClusterOptions& options, int chunk) {
-  Logits logits;
-  const absl::Status status = RunLocalCluster(options, [&](const ClusterView& view) -> absl::Status {
-    auto result = RunPrompts(view, TestPrompts(), chunk);
-    if (result.ok()) logits = *std::move(result);
-    return result.status();
-  });
-  EXPECT_TRUE(status.ok()) << status;
-  return logits;
+  absl::StatusOr<Logits> logits = RunPromptsOn(options, TestPrompts(), chunk);
+  EXPECT_TRUE(logits.ok()) << logits.status();
+  return logits.ok() ? *std::move(logits) : Logits{};
 }
 
 class PlanIndependenceTest : public testing::TestWithParam<WeightFormat> {};

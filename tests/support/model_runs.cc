@@ -90,6 +90,29 @@ absl::StatusOr<std::vector<std::vector<float>>> RunPrompt(const ClusterView& vie
   return logits;
 }
 
+std::vector<Prompt> DrawPrompts(const std::vector<int>& lengths, int wanted, int vocab, uint32_t seed) {
+  std::vector<Prompt> prompts;
+  for (const int length : lengths) {
+    Prompt prompt;
+    for (int i = 0; i < length; ++i) {
+      seed = seed * 1664525 + 1013904223;
+      prompt.ids.push_back(static_cast<int32_t>((seed >> 8) % vocab));
+      if (i >= length - wanted) prompt.positions.push_back(i);
+    }
+    prompts.push_back(std::move(prompt));
+  }
+  return prompts;
+}
+
+absl::StatusOr<Logits> RunPromptsOn(const LocalClusterOptions& options, const std::vector<Prompt>& prompts, int chunk) {
+  Logits logits;
+  RETURN_IF_ERROR(RunLocalCluster(options, [&](const ClusterView& view) -> absl::Status {
+    ASSIGN_OR_RETURN(logits, RunPrompts(view, prompts, chunk));
+    return absl::OkStatus();
+  }));
+  return logits;
+}
+
 std::string SourcePath(const std::string& relative) { return std::string(SHOAL_SOURCE_DIR) + "/" + relative; }
 
 }  // namespace shoal

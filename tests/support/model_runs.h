@@ -26,6 +26,14 @@ absl::StatusOr<std::vector<std::vector<float>>> RunPrompt(const ClusterView& vie
 absl::StatusOr<std::vector<std::vector<std::vector<float>>>> RunPrompts(const ClusterView& view,
                                                                         const std::vector<Prompt>& prompts, int chunk);
 
+// Prompts of these lengths with ids below `vocab`, drawn from `seed`; the last `wanted` positions of each are wanted.
+std::vector<Prompt> DrawPrompts(const std::vector<int>& lengths, int wanted, int vocab, uint32_t seed);
+
+using Logits = std::vector<std::vector<std::vector<float>>>;  // [prompt][position][vocab]
+
+// RunPrompts in a cluster of its own.
+absl::StatusOr<Logits> RunPromptsOn(const LocalClusterOptions& options, const std::vector<Prompt>& prompts, int chunk);
+
 // A path of this repository.
 std::string SourcePath(const std::string& relative);
 
