@@ -21,10 +21,8 @@
 namespace shoal {
 namespace {
 
-// Graphs, libraries and the driver's rounding, on a GPU whose context is counted already; and with the context, which
-// takes 50 to 110 MiB on a card of 4 to 8 GB.
-constexpr int64_t kReservedOfFree = int64_t{192} << 20;
-constexpr int64_t kReservedOfBudget = int64_t{256} << 20;
+// Graphs, libraries, the driver's rounding, and the context, which takes 50 to 110 MiB on a card of 4 to 8 GB.
+constexpr int64_t kReservedBytes = int64_t{256} << 20;
 
 // What mailboxes take of a GPU's memory at most, where they are there: with the sizes below and kPeersMax ranks.
 constexpr int64_t kLinkBytes = int64_t{32} << 20;
@@ -140,9 +138,7 @@ absl::StatusOr<DeviceChoice> ChooseDevices(World& world, const Config& config) {
   const absl::StatusOr<CudaGpu> gpu = ProbeCudaGpu(choice.gpu);
   RETURN_IF_ERROR(AgreeOn(world, gpu.status()));
   choice.free_bytes = gpu->free_bytes;
-  if (!config.proto.has_reserved_memory()) {
-    choice.reserved_bytes = config.memory_budget.empty() ? kReservedOfFree : kReservedOfBudget;
-  }
+  if (!config.proto.has_reserved_memory()) choice.reserved_bytes = kReservedBytes;
   if (!config.memory_budget.empty()) return choice;
   // After every context is in place, so that a shared GPU's ranks see the same.
   const absl::StatusOr<CudaGpu> now = ProbeCudaGpu(choice.gpu);

@@ -135,7 +135,7 @@ struct StoreKvArgs {
 void LaunchStoreKv(const StoreKvArgs& args, Stream stream);
 
 struct QuantizedLinearArgs {
-  const uint8_t* values;        // int8: [rows padded][cols]; int4: packed.h
+  const uint8_t* values;        // int8: [rows padded][cols]; int4: linear_weights.cuh
   const uint8_t* group_scales;  // int4
   const int8_t* group_offsets;  // int4
   const float* scales;

@@ -1,11 +1,18 @@
-// Two suites, for every World and every Communicator. A program links world_conformance.cc and instantiates them.
+// Two suites, for every World and every Communicator. A program links world_conformance.cc and
+// communicator_conformance.cc and instantiates them.
 #pragma once
 
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
 #include <functional>
 #include <memory>
 #include <ostream>
+#include <random>
 #include <span>
 #include <string>
+#include <vector>
 
 #include "absl/status/statusor.h"
 #include "gtest/gtest.h"
@@ -13,6 +20,19 @@
 #include "parallel/world.h"
 
 namespace shoal {
+
+using Bytes = std::vector<std::byte>;
+
+// Messages of random bytes: both ends make the same ones from the same seed.
+inline Bytes RandomBytes(uint64_t seed, size_t size) {
+  std::mt19937_64 random(seed);
+  Bytes bytes(size);
+  for (size_t i = 0; i < size; i += 8) {
+    const uint64_t word = random();
+    std::memcpy(bytes.data() + i, &word, std::min<size_t>(8, size - i));
+  }
+  return bytes;
+}
 
 // What one rank of a test has.
 struct RankUnderTest {
