@@ -75,9 +75,9 @@ class KernelTimer {
 // Epoch 0 is the zeroed start and never used; after 2^32 - 1 comes 2, so that the parity alternates.
 class SumExchange {
  public:
-  __device__ __forceinline__ explicit SumExchange(const LinkArgs& link)
-      : link_(link), waiter_(link, LinkWait::kSum), last_(link.state->epoch[blockIdx.x]) {
-    epoch_ = last_ == 0xffffffffu ? 2 : last_ + 1;
+  __device__ __forceinline__ explicit SumExchange(const LinkArgs& link) : link_(link), waiter_(link, LinkWait::kSum) {
+    const uint32_t last = link.state->epoch[blockIdx.x];
+    epoch_ = last == 0xffffffffu ? 2 : last + 1;
     base_ = (epoch_ % 2) * link.layout.parity_stride;
   }
 
@@ -120,7 +120,7 @@ class SumExchange {
 
   const LinkArgs& link_;
   Waiter waiter_;
-  uint32_t last_, epoch_;
+  uint32_t epoch_;
   int64_t base_;
 };
 

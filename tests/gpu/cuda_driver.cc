@@ -17,6 +17,7 @@
 #include "base/str_cat.h"
 #include "kernels/cuda/cuda_device.h"
 #include "kernels/cuda/runtime.h"
+#include "parallel/activation_layout.h"
 #include "tests/gpu/bench_model.h"
 #include "tests/gpu/measure.h"
 
@@ -40,8 +41,7 @@ constexpr char kUsage[] = R"(shoal-cuda-driver [--NAME VALUE]...
   --json FILE         where the numbers go                       ()
 )";
 
-constexpr int kNoGpu = 77;       // Exit code: not a failure.
-constexpr int kCandidates = 64;  // kCandidatesMax: the most that a sampler asks for.
+constexpr int kNoGpu = 77;  // Exit code: not a failure.
 
 struct Options {
   std::map<std::string, std::string> values = {{"index", "0"},
@@ -145,8 +145,8 @@ absl::Status BenchDecode(Bench& b, int batch) {
   const double bytes = static_cast<double>(b.model.step_weight_bytes() + b.model.step_kv_bytes(batch, context));
   for (const bool graphs : {true, false}) {
     const auto forward = [&] { return graphs ? b.model.QueueReplay(batch) : b.model.QueueForward(); };
-    ASSIGN_OR_RETURN(const StepTimes t,
-                     MeasureStep(b.model, b.device, static_cast<int>(b.options.Number("steps")), kCandidates, forward));
+    ASSIGN_OR_RETURN(const StepTimes t, MeasureStep(b.model, b.device, static_cast<int>(b.options.Number("steps")),
+                                                    kCandidatesMax, forward));
     const double of_copy = bytes / t.queued / b.ceilings.copy;
     b.report.Add(StrCat(b.name, " decode ", batch, graphs ? " graph" : " eager"),
                  {{"batch", batch},
@@ -164,8 +164,8 @@ absl::Status BenchDecode(Bench& b, int batch) {
                         Show(" (step %.0f %%)", bytes / t.step / b.ceilings.copy * 100)));
   }
   ASSIGN_OR_RETURN(const double top_k,
-                   MeasureTopK(b.model, b.device, static_cast<int>(b.options.Number("steps")), kCandidates));
-  b.report.Add(StrCat(b.name, " top-", kCandidates, " of ", batch), {{"batch", batch}, {"us", top_k * 1e6}},
+                   MeasureTopK(b.model, b.device, static_cast<int>(b.options.Number("steps")), kCandidatesMax));
+  b.report.Add(StrCat(b.name, " top-", kCandidatesMax, " of ", batch), {{"batch", batch}, {"us", top_k * 1e6}},
                Show("%8.1f us", top_k * 1e6));
   return absl::OkStatus();
 }
