@@ -65,11 +65,11 @@ void AmxBlocks(Tiles& tiles, TileShape& configured, const QuantizedLinearArgs& a
       MultiplyGroup<Tiles, R>(tiles, shape, args.q + token * args.q_stride + g * args.group, args.q_stride, w.bytes,
                               args.group, &exact);
       for (int i = 0; i < n; ++i) {
-        const typename L::I bias = L::SetI(BiasCorrection(args, token + i, g));
+        const typename L::I bias = L::SetI(args.byte_bias[(token + i) * (args.cols / args.group) + g]);
         const float x_scale = args.x_scale[(token + i) * args.x_scale_stride + g];
         for (int r = 0; r < R; ++r) {
           const typename L::I sum = L::LoadI(exact.c[i / 16][r] + i % 16 * 16);
-          AddGroup<L, kPartial>(L::SubI(sum, bias), x_scale, args.scales + (block + r) * 16,
+          AddGroup<L, kPartial>(L::AddI(sum, bias), x_scale, args.scales + (block + r) * 16,
                                 sums.values + ((t + i) * R + r) * 16);
         }
       }

@@ -36,6 +36,8 @@ class CpuOps final : public Ops {
  private:
   // Splits [0, n) over the workers if all of it costs enough, in operations of about a nanosecond each.
   void Parallel(int64_t n, int64_t cost_each, const std::function<void(int64_t begin, int64_t end)>& work);
+  // Fills byte_bias_ for `x`.
+  void SumGroups(const Activation& x);
   // Checks shapes and multiplies into `out`, f32 or (partial) f64.
   void Multiply(const Activation& x, const Weight& weight, Tensor out, bool partial);
   // Fills items_. `block` is the KV block size.
@@ -47,6 +49,7 @@ class CpuOps final : public Ops {
   std::vector<std::vector<float>> scratch_;  // Per worker; grows in the first calls, then stays.
   std::vector<float> attention_rows_;        // Attention's output where only its quantized form is wanted.
   std::atomic<int64_t> next_item_{0};
+  std::vector<int32_t> byte_bias_;  // QuantizedLinearArgs::byte_bias of the current product.
 };
 
 // Checks the cache's types and shapes.

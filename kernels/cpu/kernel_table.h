@@ -46,10 +46,18 @@ struct QuantizedLinearArgs {
   int64_t x_scale_stride;
   const int32_t* x_sum;
   int64_t x_sum_stride;
+  const int32_t* byte_bias;  // [tokens, cols / group]: -128 * sum of the group's q. Stored bytes are w8 + 128.
   int64_t tokens;
   float* out;           // Linear; else null.
   double* partial_out;  // LinearPartial; else null.
   int64_t out_stride;
+};
+
+// Consecutive groups of 32 columns x 16 rows of 4-bit weights, see pack.h.
+struct PackedInt4 {
+  const uint8_t* q;
+  const uint8_t* scales;  // n - 1
+  const int8_t* offsets;  // m
 };
 
 struct DenseLinearArgs {

@@ -5,12 +5,15 @@
 
 #include <cstdint>
 
+#include "kernels/cpu/kernel_table.h"
+
 namespace shoal::cpu {
 namespace {
 
 struct Avx2Lanes {
   static constexpr int kBlocks = 1;
-  static constexpr int kTokens = 2;  // Sixteen registers: two tokens of four sums each, and the widened weights.
+  static constexpr int kTokens = 2;         // Sixteen registers: two tokens of four sums each, and the widened weights.
+  static constexpr int kPackedTokens = 32;  // 4-bit products need half the work of bytes here.
 
   struct F {
     __m256 a, b;
@@ -160,7 +163,8 @@ struct Avx2Lanes {
 
   // Bytes are widened to 16 bits: vpmaddubsw would saturate, and the sums must be exact.
   template <int R, int M, bool kStream>
-  static void DotInt8(const uint8_t* const* w, int64_t cols, const int8_t* a, int64_t stride, I out[R][M]) {
+  static void DotInt8(const uint8_t* const* w, int64_t cols, const int8_t* a, int64_t stride, const int32_t* start,
+                      int64_t start_stride, I out[R][M]) {
     for (int r = 0; r < R; ++r) {
       __m256i sum[M][4];  // Four rows each, as two partial sums per row.
       for (int m = 0; m < M; ++m) {
@@ -177,15 +181,41 @@ struct Avx2Lanes {
         }
       }
       for (int m = 0; m < M; ++m) {
-        out[r][m] = {_mm256_permute4x64_epi64(_mm256_hadd_epi32(sum[m][0], sum[m][1]), 0xd8),
-                     _mm256_permute4x64_epi64(_mm256_hadd_epi32(sum[m][2], sum[m][3]), 0xd8)};
+        const I dot = {_mm256_permute4x64_epi64(_mm256_hadd_epi32(sum[m][0], sum[m][1]), 0xd8),
+                       _mm256_permute4x64_epi64(_mm256_hadd_epi32(sum[m][2], sum[m][3]), 0xd8)};
+        out[r][m] = AddI(dot, SetI(start[m * start_stride]));
       }
     }
   }
 
+  template <int M>
+  static void DotInt4(const PackedInt4& w, int64_t groups, const int8_t* a, int64_t stride, const int32_t* a_sums,
+                      int64_t sums_stride, I out[M]) {
+    for (int m = 0; m < M; ++m) out[m] = SetI(0);
+    for (int64_t g = 0; g < groups; ++g) {
+      I dot[M];
+      DotGroup<M>(w.q + g * 256, a + g * 32, stride, dot);
+      const I n = LoadGroupScales(w.scales + g * 8), offset = LoadI8(w.offsets + g * 16);
+      for (int m = 0; m < M; ++m) {
+        out[m] = AddI(AddProduct16(out[m], offset, a_sums[m * sums_stride + g]), MulI(n, dot[m]));
+      }
+    }
+  }
+
+  static void UnpackInt4(const PackedInt4& w, int64_t groups, uint8_t* out) {
+    for (int64_t g = 0; g < groups; ++g, out += 512) {
+      const I n = LoadGroupScales(w.scales + g * 8), offset = AddI(LoadI8(w.offsets + g * 16), SetI(128));
+      UnpackRows(w.q + g * 256, n.a, offset.a, out);
+      UnpackRows(w.q + g * 256 + 32, n.b, offset.b, out + 32);
+    }
+  }
+
+ private:
+  static constexpr int kPrefetch = 1536;
+
   // Here vpmaddubsw is exact: 8 steps of 2 products of at most 15 * 127 stay below 2^15.
   template <int M>
-  static void DotInt4(const uint8_t* q, const int8_t* a, int64_t stride, I out[M]) {
+  static void DotGroup(const uint8_t* q, const int8_t* a, int64_t stride, I out[M]) {
     const __m256i low = _mm256_set1_epi8(15);
     __m256i sum[M][2];
     for (int m = 0; m < M; ++m) sum[m][0] = sum[m][1] = _mm256_setzero_si256();
@@ -207,8 +237,18 @@ struct Avx2Lanes {
     for (int m = 0; m < M; ++m) out[m] = {_mm256_madd_epi16(sum[m][0], one), _mm256_madd_epi16(sum[m][1], one)};
   }
 
- private:
-  static constexpr int kPrefetch = 1536;
+  // Eight rows of a group: n * q + offset in every byte. n * q is at most 240, so one multiplication does two bytes.
+  static void UnpackRows(const uint8_t* q, __m256i n, __m256i offset, uint8_t* out) {
+    const __m256i pairs = _mm256_or_si256(n, _mm256_slli_epi32(n, 16)), low = _mm256_set1_epi8(15);
+    const __m256i bytes = _mm256_mullo_epi32(offset, _mm256_set1_epi32(0x01010101));
+    for (int v = 0; v < 4; ++v, q += 64, out += 128) {
+      const __m256i both = Load256(q);
+      const __m256i first = _mm256_mullo_epi16(_mm256_and_si256(both, low), pairs);
+      const __m256i second = _mm256_mullo_epi16(_mm256_and_si256(_mm256_srli_epi16(both, 4), low), pairs);
+      _mm256_storeu_si256(reinterpret_cast<__m256i*>(out), _mm256_add_epi8(first, bytes));
+      _mm256_storeu_si256(reinterpret_cast<__m256i*>(out + 64), _mm256_add_epi8(second, bytes));
+    }
+  }
 
   struct Halves {
     __m128i a, b;

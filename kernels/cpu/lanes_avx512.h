@@ -5,12 +5,15 @@
 
 #include <cstdint>
 
+#include "kernels/cpu/kernel_table.h"
+
 namespace shoal::cpu {
 namespace {
 
 struct Avx512Lanes {
   static constexpr int kBlocks = 2;
   static constexpr int kTokens = 8;
+  static constexpr int kPackedTokens = 16;  // In two tiles: unpacking to L1 costs more for so few.
 
   using F = __m512;
   using I = __m512i;
@@ -97,48 +100,110 @@ struct Avx512Lanes {
   }
 
   template <int R, int M, bool kStream>
-  static void DotInt8(const uint8_t* const* w, int64_t cols, const int8_t* a, int64_t stride, I out[R][M]) {
+  static void DotInt8(const uint8_t* const* w, int64_t cols, const int8_t* a, int64_t stride, const int32_t* start,
+                      int64_t start_stride, I out[R][M]) {
+    // Without these pragmas gcc keeps a copy of the sums in memory.
     I sum[R][M];
-    for (int r = 0; r < R; ++r) {
-      for (int m = 0; m < M; ++m) sum[r][m] = _mm512_setzero_si512();
+#pragma GCC unroll 16
+    for (int m = 0; m < M; ++m) {
+#pragma GCC unroll 16
+      for (int r = 0; r < R; ++r) sum[r][m] = SetI(start[m * start_stride]);
     }
     for (int64_t k = 0; k < cols; k += 4) {
       I block[R];
+#pragma GCC unroll 16
       for (int r = 0; r < R; ++r) {
         if constexpr (kStream) _mm_prefetch(w[r] + k * 16 + kPrefetch, _MM_HINT_T0);
         block[r] = _mm512_loadu_si512(w[r] + k * 16);
       }
+#pragma GCC unroll 16
       for (int m = 0; m < M; ++m) {
         const I x = Broadcast4(a + m * stride + k);
-        for (int r = 0; r < R; ++r) sum[r][m] = _mm512_dpbusd_epi32(sum[r][m], block[r], x);
+#pragma GCC unroll 16
+        for (int r = 0; r < R; ++r) AddDot4(sum[r][m], block[r], x);
       }
     }
-    for (int r = 0; r < R; ++r) {
-      for (int m = 0; m < M; ++m) out[r][m] = sum[r][m];
+#pragma GCC unroll 16
+    for (int m = 0; m < M; ++m) {
+#pragma GCC unroll 16
+      for (int r = 0; r < R; ++r) out[r][m] = sum[r][m];
     }
   }
 
+  // Multiplies n * q, an unsigned byte, and adds m times the sum of the activations: no more work per token than int8.
   template <int M>
-  static void DotInt4(const uint8_t* q, const int8_t* a, int64_t stride, I out[M]) {
-    const I low = _mm512_set1_epi8(15);
+  static void DotInt4(const PackedInt4& w, int64_t groups, const int8_t* a, int64_t stride, const int32_t* a_sums,
+                      int64_t sums_stride, I out[M]) {
     I sum[M];
+#pragma GCC unroll 16
     for (int m = 0; m < M; ++m) sum[m] = _mm512_setzero_si512();
-    for (int v = 0; v < 4; ++v) {
-      _mm_prefetch(q + v * 64 + kPrefetch, _MM_HINT_T0);
-      const I both = _mm512_loadu_si512(q + v * 64);
-      const I q0 = _mm512_and_si512(both, low);
-      const I q1 = _mm512_and_si512(_mm512_srli_epi16(both, 4), low);
-      for (int m = 0; m < M; ++m) {
-        const int8_t* x = a + m * stride + v * 8;
-        sum[m] = _mm512_dpbusd_epi32(sum[m], q0, Broadcast4(x));
-        sum[m] = _mm512_dpbusd_epi32(sum[m], q1, Broadcast4(x + 4));
+    for (int64_t g = 0; g < groups; ++g, a += 32) {
+      // These two streams are thin: hardware prefetchers start late on them.
+      _mm_prefetch(w.scales + g * 8 + kPrefetch / 32, _MM_HINT_T0);
+      _mm_prefetch(w.offsets + g * 16 + kPrefetch / 16, _MM_HINT_T0);
+      const I n = PairsOfGroupScales(w.scales + g * 8), offset = LoadI8(w.offsets + g * 16);
+#pragma GCC unroll 16
+      for (int m = 0; m < M; ++m) sum[m] = AddProduct16(sum[m], offset, a_sums[m * sums_stride + g]);
+#pragma GCC unroll 4
+      for (int v = 0; v < 4; ++v) {
+        const uint8_t* q = w.q + g * 256 + v * 64;
+        _mm_prefetch(q + kPrefetch, _MM_HINT_T0);
+        const I both = _mm512_loadu_si512(q);
+        const I low = ScaleNibbles(both, n), high = ScaleNibbles(_mm512_srli_epi16(both, 4), n);
+#pragma GCC unroll 16
+        for (int m = 0; m < M; ++m) {
+          const int8_t* x = a + m * stride + v * 8;
+          AddDot4(sum[m], low, Broadcast4(x));
+          AddDot4(sum[m], high, Broadcast4(x + 4));
+        }
       }
     }
+#pragma GCC unroll 16
     for (int m = 0; m < M; ++m) out[m] = sum[m];
   }
 
+  static void UnpackInt4(const PackedInt4& w, int64_t groups, uint8_t* out) {
+    // Byte r four times, for row r.
+    const I spread = _mm512_set_epi32(0x0f0f0f0f, 0x0e0e0e0e, 0x0d0d0d0d, 0x0c0c0c0c, 0x0b0b0b0b, 0x0a0a0a0a,
+                                      0x09090909, 0x08080808, 0x07070707, 0x06060606, 0x05050505, 0x04040404,
+                                      0x03030303, 0x02020202, 0x01010101, 0x00000000);
+    for (int64_t g = 0; g < groups; ++g, out += 512) {
+      _mm_prefetch(w.scales + g * 8 + kPrefetch / 32, _MM_HINT_T0);
+      _mm_prefetch(w.offsets + g * 16 + kPrefetch / 16, _MM_HINT_T0);
+      const I n = PairsOfGroupScales(w.scales + g * 8);
+      const __m128i offsets = _mm_loadu_si128(reinterpret_cast<const __m128i*>(w.offsets + g * 16));
+      const I m =
+          _mm512_xor_si512(_mm512_shuffle_epi8(_mm512_broadcast_i32x4(offsets), spread), _mm512_set1_epi8(-128));
+      for (int v = 0; v < 4; ++v) {
+        const uint8_t* q = w.q + g * 256 + v * 64;
+        _mm_prefetch(q + kPrefetch, _MM_HINT_T0);
+        const I both = _mm512_loadu_si512(q);
+        _mm512_storeu_si512(out + v * 128, _mm512_add_epi8(ScaleNibbles(both, n), m));
+        _mm512_storeu_si512(out + v * 128 + 64, _mm512_add_epi8(ScaleNibbles(_mm512_srli_epi16(both, 4), n), m));
+      }
+    }
+  }
+
  private:
-  static constexpr int kPrefetch = 3072;  // Bytes ahead; past the end of the matrix a prefetch does nothing.
+  static constexpr int kPrefetch = 4096;  // Bytes ahead; past the end of the matrix a prefetch does nothing.
+
+  // sum += four products of unsigned and signed bytes in every lane. The intrinsic lets gcc 12 move sums between
+  // registers and memory inside of the loop.
+  static void AddDot4(I& sum, I w, I x) { asm("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(w), "v"(x)); }
+
+  // n of 16 rows, twice in every lane.
+  static I PairsOfGroupScales(const uint8_t* p) {
+    const __m128i nibbles = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(p));
+    const __m128i bytes = _mm_and_si128(_mm_unpacklo_epi64(nibbles, _mm_srli_epi16(nibbles, 4)), _mm_set1_epi8(15));
+    // Bytes r and "none" in turn.
+    const I pairs = _mm512_set_epi32(0x800f800f, 0x800e800e, 0x800d800d, 0x800c800c, 0x800b800b, 0x800a800a, 0x80098009,
+                                     0x80088008, 0x80078007, 0x80068006, 0x80058005, 0x80048004, 0x80038003, 0x80028002,
+                                     0x80018001, 0x80008000);
+    return _mm512_add_epi16(_mm512_shuffle_epi8(_mm512_broadcast_i32x4(bytes), pairs), _mm512_set1_epi16(1));
+  }
+
+  // n * (low nibble) of every byte: at most 240, so one 16-bit multiplication does two bytes.
+  static I ScaleNibbles(I q, I n) { return _mm512_mullo_epi16(_mm512_and_si512(q, _mm512_set1_epi8(15)), n); }
 
   static I Broadcast4(const int8_t* p) {
     int32_t bits;

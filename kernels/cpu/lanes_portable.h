@@ -5,14 +5,16 @@
 #include <cstdint>
 #include <cstring>
 
+#include "kernels/cpu/kernel_table.h"
 #include "kernels/half.h"
 
 namespace shoal::cpu {
 namespace {
 
 struct PortableLanes {
-  static constexpr int kBlocks = 1;  // Weight row blocks of one register tile,
-  static constexpr int kTokens = 4;  // and tokens.
+  static constexpr int kBlocks = 1;        // Weight row blocks of one register tile,
+  static constexpr int kTokens = 4;        // and tokens.
+  static constexpr int kPackedTokens = 8;  // Up to as many in a step, 4-bit weights are multiplied as they are stored.
 
   struct F {
     float v[16];
@@ -179,12 +181,14 @@ struct PortableLanes {
     }
   }
 
-  // out[r][m] = 16 rows' sums over k < cols of w[r][k, row] * a[m * stride + k]; w as [cols / 4][16 rows][4] bytes.
+  // out[r][m] = start[m * start_stride] + 16 rows' sums over k < cols of w[r][k, row] * a[m * stride + k]; w as
+  // [cols / 4][16 rows][4] bytes. kStream: w comes from memory, not from a cache.
   template <int R, int M, bool kStream>
-  static void DotInt8(const uint8_t* const* w, int64_t cols, const int8_t* a, int64_t stride, I out[R][M]) {
+  static void DotInt8(const uint8_t* const* w, int64_t cols, const int8_t* a, int64_t stride, const int32_t* start,
+                      int64_t start_stride, I out[R][M]) {
     for (int r = 0; r < R; ++r) {
       for (int m = 0; m < M; ++m) {
-        I sum = SetI(0);
+        I sum = SetI(start[m * start_stride]);
         for (int64_t k = 0; k < cols; k += 4) {
           const uint8_t* block = w[r] + k * 16;
           const int8_t* x = a + m * stride + k;
@@ -196,17 +200,36 @@ struct PortableLanes {
       }
     }
   }
-  // out[m] = 16 rows' sums over k < 32 of q[k, row] * a[m * stride + k]; q as pack.h lays 4-bit values out.
+
+  // out[m] = 16 rows' sums over the columns of `groups` weight groups of w8[k, row] * a[m * stride + k], where
+  // w8 = n * q + m; a_sums[m * sums_stride + g] is the sum of a over the columns of group g.
   template <int M>
-  static void DotInt4(const uint8_t* q, const int8_t* a, int64_t stride, I out[M]) {
+  static void DotInt4(const PackedInt4& w, int64_t groups, const int8_t* a, int64_t stride, const int32_t* a_sums,
+                      int64_t sums_stride, I out[M]) {
     for (int m = 0; m < M; ++m) {
-      I sum = SetI(0);
-      const int8_t* x = a + m * stride;
-      for (int v = 0; v < 4; ++v, q += 64, x += 8) {
-        for (int i = 0; i < 64; ++i) sum.v[i / 4] += (q[i] & 15) * x[i % 4] + (q[i] >> 4) * x[4 + i % 4];
+      out[m] = SetI(0);
+      for (int64_t g = 0; g < groups; ++g) {
+        const uint8_t* q = w.q + g * 256;
+        const int8_t* x = a + m * stride + g * 32;
+        I dot = SetI(0);
+        for (int v = 0; v < 4; ++v, q += 64, x += 8) {
+          for (int i = 0; i < 64; ++i) dot.v[i / 4] += (q[i] & 15) * x[i % 4] + (q[i] >> 4) * x[4 + i % 4];
+        }
+        const I n = LoadGroupScales(w.scales + g * 8), offset = LoadI8(w.offsets + g * 16);
+        out[m] = AddI(AddProduct16(out[m], offset, a_sums[m * sums_stride + g]), MulI(n, dot));
       }
-      q -= 256;
-      out[m] = sum;
+    }
+  }
+
+  // The bytes w8 + 128 of `groups` weight groups, laid out as DotInt8 reads them.
+  static void UnpackInt4(const PackedInt4& w, int64_t groups, uint8_t* out) {
+    for (int64_t g = 0; g < groups; ++g, out += 512) {
+      const I n = LoadGroupScales(w.scales + g * 8), offset = LoadI8(w.offsets + g * 16);
+      for (int i = 0; i < 256; ++i) {
+        const int row = i % 64 / 4, q = w.q[g * 256 + i], to = i / 64 * 128 + i % 64;
+        out[to] = static_cast<uint8_t>((q & 15) * n.v[row] + offset.v[row] + 128);
+        out[to + 64] = static_cast<uint8_t>((q >> 4) * n.v[row] + offset.v[row] + 128);
+      }
     }
   }
 };

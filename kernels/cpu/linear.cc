@@ -1,5 +1,8 @@
 // Matrix products: checks, then blocks of 16 weight rows shared out over the workers. Loops: linear_kernels.h.
 // Bound: few tokens, one read of the weights; many, int8 (or float) multiply-adds.
+#include <algorithm>
+#include <numeric>
+
 #include "kernels/cpu/cpu_ops.h"
 
 namespace shoal::cpu {
@@ -60,11 +63,26 @@ void SetOutput(const Tensor& out, bool partial, Args& args) {
 
 }  // namespace
 
+void CpuOps::SumGroups(const Activation& x) {
+  const int64_t tokens = x.q.rows(), groups = x.scale.cols(), parts = x.group / kWeightGroup;
+  byte_bias_.resize(std::max<size_t>(byte_bias_.size(), static_cast<size_t>(tokens * groups)));
+  Parallel(tokens, groups * parts, [&](int64_t begin, int64_t end) {
+    for (int64_t t = begin; t < end; ++t) {
+      const int32_t* sums = x.sum.Row<int32_t>(t);
+      for (int64_t g = 0; g < groups; ++g, sums += parts) {
+        byte_bias_[t * groups + g] = -128 * std::accumulate(sums, sums + parts, 0);
+      }
+    }
+  });
+}
+
 void CpuOps::Multiply(const Activation& x, const Weight& weight, Tensor out, bool partial) {
   const int64_t blocks = (weight.rows + kRowBlock - 1) / kRowBlock;
   if (IsQuantized(weight.format)) {
     QuantizedLinearArgs args = MakeQuantizedArgs(x, weight);
     SetOutput(out, partial, args);
+    SumGroups(x);
+    args.byte_bias = byte_bias_.data();
     // About 32 multiply-adds per nanosecond, and at least half a nanosecond per column for reading a block.
     const int64_t cost = weight.cols * (1 + args.tokens / 2);
     Parallel(blocks, cost, [&](int64_t begin, int64_t end) { kernels_.quantized_linear(args, begin, end); });

@@ -6,8 +6,8 @@
 namespace shoal::cpu {
 namespace {
 
-// A tile costs the same for few tokens as for many; the vector path reads 4-bit weights without unpacking.
-constexpr int64_t kTileTokensMin = 5;
+// Few tokens wait for memory, whatever multiplies; a tile costs the same for few tokens as for many.
+constexpr int64_t kTileTokensMin = Avx512Lanes::kPackedTokens + 1;
 
 void Linear(const QuantizedLinearArgs& args, int64_t begin, int64_t end) {
   if (args.tokens < kTileTokensMin) {
