@@ -39,6 +39,11 @@ void WaitWhile(const std::atomic<int>& value, int old) {
   while (value.load(std::memory_order_acquire) == old) value.wait(old, std::memory_order_acquire);
 }
 
+// Where the next piece of a worker's share begins.
+struct alignas(64) NextPiece {
+  std::atomic<int64_t> begin{0};
+};
+
 }  // namespace
 
 struct ThreadPool::State {
@@ -47,6 +52,7 @@ struct ThreadPool::State {
   alignas(64) std::atomic<int> running{0};
   const std::function<void(int)>* work = nullptr;  // Written before `round` changes; null ends the workers.
   std::vector<std::thread> workers;
+  std::vector<NextPiece> next;  // By worker, of BalancedFor.
 
   void Work(int worker) {
     for (int seen = 0;;) {
@@ -78,6 +84,7 @@ struct ThreadPool::State {
 
 ThreadPool::ThreadPool(int threads) : state_(std::make_unique<State>()) {
   SHOAL_CHECK_GE(threads, 1);
+  state_->next = std::vector<NextPiece>(threads);
   for (int i = 1; i < threads; ++i) {
     state_->workers.emplace_back([state = state_.get(), i] { state->Work(i); });
   }
@@ -114,6 +121,31 @@ void ThreadPool::ParallelFor(int64_t n, int64_t grain,
     const int64_t begin = grains * worker / count * grain;
     const int64_t end = std::min(grains * (worker + 1) / count * grain, n);
     if (begin < end) work(begin, end, worker);
+  });
+}
+
+void ThreadPool::BalancedFor(int64_t n, int64_t grain,
+                             const std::function<void(int64_t begin, int64_t end, int worker)>& work) {
+  SHOAL_CHECK_GE(grain, 1);
+  if (n <= 0) return;
+  const int64_t grains = (n + grain - 1) / grain;
+  if (grains == 1 || state_->workers.empty()) {
+    work(0, n, 0);
+    return;
+  }
+  const int count = threads();
+  const auto share = [&](int worker) { return std::min(grains * worker / count * grain, n); };
+  for (int i = 0; i < count; ++i) state_->next[i].begin.store(share(i), std::memory_order_relaxed);
+  Run([&](int worker) {
+    for (int i = 0; i < count; ++i) {
+      const int owner = (worker + i) % count;
+      const int64_t end = share(owner + 1);
+      std::atomic<int64_t>& next = state_->next[owner].begin;
+      for (int64_t begin = next.fetch_add(grain, std::memory_order_relaxed); begin < end;
+           begin = next.fetch_add(grain, std::memory_order_relaxed)) {
+        work(begin, std::min(begin + grain, end), worker);
+      }
+    }
   });
 }
 

@@ -26,6 +26,10 @@ class ThreadPool {
   // `work(begin, end, worker)` on each non-empty one.
   void ParallelFor(int64_t n, int64_t grain, const std::function<void(int64_t begin, int64_t end, int worker)>& work);
 
+  // The same shares, but each worker takes its own in pieces of `grain`, in order, and then pieces that are left of the
+  // others': a worker that lost its core for a while, or has a slower one, does not hold up the rest.
+  void BalancedFor(int64_t n, int64_t grain, const std::function<void(int64_t begin, int64_t end, int worker)>& work);
+
  private:
   struct State;
   std::unique_ptr<State> state_;

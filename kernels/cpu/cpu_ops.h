@@ -34,8 +34,9 @@ class CpuOps final : public Ops {
   void TopK(Tensor logits, Tensor values, Tensor ids) override;
 
  private:
-  // Splits [0, n) over the workers if all of it costs enough, in operations of about a nanosecond each.
-  void Parallel(int64_t n, int64_t cost_each, const std::function<void(int64_t begin, int64_t end)>& work);
+  // Splits [0, n) over the workers, at multiples of `multiple`, if all of it costs enough, in nanoseconds of one core.
+  void Parallel(int64_t n, int64_t cost_each, const std::function<void(int64_t begin, int64_t end)>& work,
+                int64_t multiple = 1);
   // Fills byte_bias_ for `x`.
   void SumGroups(const Activation& x);
   // Checks shapes and multiplies into `out`, f32 or (partial) f64.

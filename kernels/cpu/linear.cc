@@ -8,6 +8,9 @@
 namespace shoal::cpu {
 namespace {
 
+// Blocks that a register tile of any path takes side by side.
+constexpr int64_t kTileBlocksMax = 2;
+
 QuantizedLinearArgs MakeQuantizedArgs(const Activation& x, const Weight& w) {
   SHOAL_CHECK(!x.q.empty());
   SHOAL_CHECK_EQ(x.group, w.group);
@@ -85,12 +88,14 @@ void CpuOps::Multiply(const Activation& x, const Weight& weight, Tensor out, boo
     args.byte_bias = byte_bias_.data();
     // About 32 multiply-adds per nanosecond, and at least half a nanosecond per column for reading a block.
     const int64_t cost = weight.cols * (1 + args.tokens / 2);
-    Parallel(blocks, cost, [&](int64_t begin, int64_t end) { kernels_.quantized_linear(args, begin, end); });
+    Parallel(
+        blocks, cost, [&](int64_t begin, int64_t end) { kernels_.quantized_linear(args, begin, end); }, kTileBlocksMax);
   } else {
     DenseLinearArgs args = MakeDenseArgs(x, weight);
     SetOutput(out, partial, args);
     const int64_t cost = weight.cols * (1 + args.tokens);
-    Parallel(blocks, cost, [&](int64_t begin, int64_t end) { kernels_.dense_linear(args, begin, end); });
+    Parallel(
+        blocks, cost, [&](int64_t begin, int64_t end) { kernels_.dense_linear(args, begin, end); }, kTileBlocksMax);
   }
 }
 

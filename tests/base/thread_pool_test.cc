@@ -3,6 +3,7 @@
 #include <sys/resource.h>
 #include <sys/time.h>
 
+#include <algorithm>
 #include <atomic>
 #include <chrono>
 #include <numeric>
@@ -72,6 +73,36 @@ TEST(ThreadPoolTest, ParallelForCoversTheRangeOnceInWholeGrains) {
       }
     }
   }
+}
+
+TEST(ThreadPoolTest, BalancedForCoversTheRangeOnceInPieces) {
+  for (int threads : {1, 3, 5}) {
+    ThreadPool pool(threads);
+    for (int64_t n : {0, 1, 15, 16, 17, 64, 1000}) {
+      for (int64_t grain : {1, 16, 48}) {
+        std::vector<std::atomic<int>> hits(n);
+        pool.BalancedFor(n, grain, [&](int64_t begin, int64_t end, int worker) {
+          EXPECT_LT(worker, threads);
+          EXPECT_EQ(begin % grain, 0);
+          EXPECT_TRUE(threads == 1 || n <= grain || end - begin <= grain);
+          for (int64_t i = begin; i < end; ++i) ++hits[i];
+        });
+        for (int64_t i = 0; i < n; ++i) EXPECT_EQ(hits[i], 1) << i << " of " << n << " by " << grain;
+      }
+    }
+  }
+}
+
+TEST(ThreadPoolTest, BalancedForLetsTheOthersFinishASlowWorkersShare) {
+  ThreadPool pool(2);
+  std::vector<int> by(64, -1);  // Who did each piece.
+  pool.BalancedFor(64, 1, [&](int64_t begin, int64_t, int worker) {
+    by[begin] = worker;
+    if (begin == 0) std::this_thread::sleep_for(std::chrono::milliseconds(300));
+  });
+  // The caller sleeps in the first piece of its share; the other worker has long done the rest by then.
+  EXPECT_EQ(by[0], 0);
+  EXPECT_GT(std::count(by.begin(), by.begin() + 32, 1), 16);
 }
 
 TEST(ThreadPoolTest, WorksAgainAfterTheWorkersFellAsleep) {
