@@ -18,6 +18,8 @@
 namespace shoal::cpu {
 namespace {
 
+constexpr int kRowsAtOnce = 8;
+
 // Views into an item's scratch. Rows are [token][head].
 struct AttentionState {
   float* keys;     // [head_dim][16]
@@ -54,6 +56,7 @@ void ScoreRows(const AttentionArgs& args, const AttentionItem& item, const Atten
   using F = typename L::F;
   const float* q[N];
   F sum[N];
+#pragma GCC unroll 8
   for (int i = 0; i < N; ++i) {
     q[i] = args.q + (item.token + (row + i) / item.heads) * args.q_stride +
            (item.head + (row + i) % item.heads) * args.head_dim;
@@ -61,9 +64,11 @@ void ScoreRows(const AttentionArgs& args, const AttentionItem& item, const Atten
   }
   for (int64_t d = 0; d < args.head_dim; ++d) {
     const F key = L::Load(s.keys + d * 16);
+#pragma GCC unroll 8
     for (int i = 0; i < N; ++i) sum[i] = L::Fma(L::Set(q[i][d]), key, sum[i]);
   }
   const F scale = L::Set(args.scale);
+#pragma GCC unroll 8
   for (int i = 0; i < N; ++i) L::Store(s.scores + (row + i) * 16, L::Mul(sum[i], scale));
 }
 
@@ -97,21 +102,26 @@ void AddValues(const AttentionArgs& args, const AttentionState& s, const float* 
   for (int64_t d = 0; d < args.head_dim; d += 16) {
     const int64_t left = args.head_dim - d;
     F out[N];
+#pragma GCC unroll 8
     for (int i = 0; i < N; ++i) out[i] = L::Load(s.outputs + (row + i) * s.padded + d);
     for (int64_t key = 0; key < n; ++key) {
       const float* at = values + key * args.head_dim + d;
       const F value = left >= 16 ? L::Load(at) : L::LoadN(at, left);
+#pragma GCC unroll 8
       for (int i = 0; i < N; ++i) out[i] = L::Fma(L::Set(s.scores[(row + i) * 16 + key]), value, out[i]);
     }
+#pragma GCC unroll 8
     for (int i = 0; i < N; ++i) L::Store(s.outputs + (row + i) * s.padded + d, out[i]);
   }
 }
 
-// Takes the rows [begin, end) four at a time with `four`, the rest one by one with `one`.
-template <typename Four, typename One>
-void ForRows(int64_t begin, int64_t end, Four four, One one) {
-  for (; begin + 4 <= end; begin += 4) four(begin);
-  for (; begin < end; ++begin) one(begin);
+// Calls `work.operator()<N>(row)` for N rows at a time: as many as hide the latency of a fused multiply-add.
+template <int N, typename Work>
+void ForRows(int64_t begin, int64_t end, Work work) {
+  for (; begin + N <= end; begin += N) work.template operator()<N>(begin);
+  if constexpr (N > 1) {
+    if (begin < end) ForRows<N - 1>(begin, end, work);
+  }
 }
 
 // n values of a cache from element `at` on. With i8, whole groups of 32.
@@ -147,9 +157,13 @@ void AttentionTile(const AttentionArgs& args, const AttentionItem& item, const A
     L::Transpose(static_cast<const float*>(args.k) + at, head_dim, n, head_dim, s.keys);
     values = static_cast<const float*>(args.v) + at;
   } else {
-    // The values scratch holds the keys first: both are needed as float, one after the other.
-    LoadAsFloat<L>(args, args.k, args.k_scale, at, n * head_dim, s.values);
-    L::Transpose(s.values, head_dim, n, head_dim, s.keys);
+    if (args.kv_type == KvType::kF16) {
+      L::TransposeF16(static_cast<const uint16_t*>(args.k) + at, head_dim, n, head_dim, s.keys);
+    } else {
+      // The values scratch holds the keys first: both are needed as float, one after the other.
+      LoadAsFloat<L>(args, args.k, args.k_scale, at, n * head_dim, s.values);
+      L::Transpose(s.values, head_dim, n, head_dim, s.keys);
+    }
     LoadAsFloat<L>(args, args.v, args.v_scale, at, n * head_dim, s.values);
     values = s.values;
   }
@@ -157,16 +171,12 @@ void AttentionTile(const AttentionArgs& args, const AttentionItem& item, const A
   const int64_t done = position - item.visible + 1;
   const int64_t first = done > 0 ? done * item.heads : 0;
   const int64_t rows = item.tokens * item.heads;
-  ForRows(
-      first, rows, [&](int64_t row) { ScoreRows<L, 4>(args, item, s, row); },
-      [&](int64_t row) { ScoreRows<L, 1>(args, item, s, row); });
+  ForRows<kRowsAtOnce>(first, rows, [&]<int N>(int64_t row) { ScoreRows<L, N>(args, item, s, row); });
   for (int64_t token = first / item.heads; token < item.tokens; ++token) {
     const int64_t seen = Smaller(n, item.visible + token - position);
     const int64_t begin = token * item.heads, end = begin + item.heads;
     for (int64_t row = begin; row < end; ++row) SoftmaxRow<L>(s, row, seen);
-    ForRows(
-        begin, end, [&](int64_t row) { AddValues<L, 4>(args, s, values, row, seen); },
-        [&](int64_t row) { AddValues<L, 1>(args, s, values, row, seen); });
+    ForRows<kRowsAtOnce>(begin, end, [&]<int N>(int64_t row) { AddValues<L, N>(args, s, values, row, seen); });
   }
 }
 

@@ -160,6 +160,11 @@ struct Avx2Lanes {
       for (int64_t i = 0; i < 16; ++i) out[j * 16 + i] = i < n ? in[i * stride + j] : 0.0f;
     }
   }
+  static void TransposeF16(const uint16_t* in, int64_t stride, int64_t n, int64_t cols, float* out) {
+    for (int64_t j = 0; j < cols; ++j) {
+      for (int64_t i = 0; i < 16; ++i) out[j * 16 + i] = i < n ? _cvtsh_ss(in[i * stride + j]) : 0.0f;
+    }
+  }
 
   // Bytes are widened to 16 bits: vpmaddubsw would saturate, and the sums must be exact.
   template <int R, int M, bool kStream>

@@ -95,7 +95,28 @@ struct Avx512Lanes {
 
   static void Transpose(const float* in, int64_t stride, int64_t n, int64_t cols, float* out) {
     for (int64_t j = 0; j < cols; j += 16) {
-      Transpose16(in + j, stride, n, cols - j < 16 ? cols - j : 16, out + j * 16);
+      const int64_t width = cols - j < 16 ? cols - j : 16;
+      F columns[16];
+      Transpose16(in + j, stride, n, width, columns);
+#pragma GCC unroll 16
+      for (int i = 0; i < 16; ++i) {
+        if (i < width) _mm512_storeu_ps(out + (j + i) * 16, columns[i]);
+      }
+    }
+  }
+  // Pairs of values are moved as one float would be, then widened.
+  static void TransposeF16(const uint16_t* in, int64_t stride, int64_t n, int64_t cols, float* out) {
+    for (int64_t j = 0; j < cols; j += 32, in += 32, out += 512) {
+      const int64_t width = cols - j < 32 ? (cols - j) / 2 : 16;
+      F pairs[16];
+      Transpose16(reinterpret_cast<const float*>(in), stride / 2, n, width, pairs);
+#pragma GCC unroll 16
+      for (int i = 0; i < 16; ++i) {
+        if (i >= width) break;
+        const I both = _mm512_castps_si512(pairs[i]);
+        _mm512_storeu_ps(out + i * 32, _mm512_cvtph_ps(_mm512_cvtepi32_epi16(both)));
+        _mm512_storeu_ps(out + i * 32 + 16, _mm512_cvtph_ps(_mm512_cvtepi32_epi16(_mm512_srli_epi32(both, 16))));
+      }
     }
   }
 
@@ -211,15 +232,21 @@ struct Avx512Lanes {
     return _mm512_set1_epi32(bits);
   }
 
-  // A 16 x 16 transpose: 32-bit and 64-bit interleaves, then two rounds of 128-bit moves.
-  static void Transpose16(const float* in, int64_t stride, int64_t n, int64_t cols, float* out) {
-    F r[16], s[16];
+  // s[j] = column j of n rows, 0 in the lanes beyond. Interleaves of 32 and 64 bits, then two rounds of 128-bit moves.
+  // The rows may hold any bits: nothing is computed with them.
+  static inline __attribute__((always_inline)) void Transpose16(const float* in, int64_t stride, int64_t n,
+                                                                int64_t cols, F s[16]) {
+    F r[16];
+#pragma GCC unroll 16
     for (int i = 0; i < 16; ++i) r[i] = i < n ? LoadN(in + i * stride, cols) : _mm512_setzero_ps();
+#pragma GCC unroll 8
     for (int i = 0; i < 16; i += 2) {
       s[i] = _mm512_unpacklo_ps(r[i], r[i + 1]);
       s[i + 1] = _mm512_unpackhi_ps(r[i], r[i + 1]);
     }
+#pragma GCC unroll 4
     for (int i = 0; i < 16; i += 4) {
+#pragma GCC unroll 2
       for (int j = 0; j < 2; ++j) {
         const __m512d a = _mm512_castps_pd(s[i + j]), b = _mm512_castps_pd(s[i + 2 + j]);
         r[i + 2 * j] = _mm512_castpd_ps(_mm512_unpacklo_pd(a, b));
@@ -227,6 +254,7 @@ struct Avx512Lanes {
       }
     }
     // r[4 * i + c], 128-bit part p: rows 4i..4i+3 of column 4p + c.
+#pragma GCC unroll 4
     for (int c = 0; c < 4; ++c) {
       const F a = _mm512_shuffle_f32x4(r[c], r[4 + c], 0x88), b = _mm512_shuffle_f32x4(r[c], r[4 + c], 0xdd);
       const F d = _mm512_shuffle_f32x4(r[8 + c], r[12 + c], 0x88), e = _mm512_shuffle_f32x4(r[8 + c], r[12 + c], 0xdd);
@@ -235,7 +263,6 @@ struct Avx512Lanes {
       s[4 + c] = _mm512_shuffle_f32x4(b, e, 0x88);
       s[12 + c] = _mm512_shuffle_f32x4(b, e, 0xdd);
     }
-    for (int64_t j = 0; j < cols; ++j) _mm512_storeu_ps(out + j * 16, s[j]);
   }
 };
 

@@ -180,6 +180,12 @@ struct PortableLanes {
       for (int64_t i = 0; i < 16; ++i) out[j * 16 + i] = i < n ? in[i * stride + j] : 0.0f;
     }
   }
+  // The same of f16 values; cols and stride are even.
+  static void TransposeF16(const uint16_t* in, int64_t stride, int64_t n, int64_t cols, float* out) {
+    for (int64_t j = 0; j < cols; ++j) {
+      for (int64_t i = 0; i < 16; ++i) out[j * 16 + i] = i < n ? HalfToFloat(in[i * stride + j]) : 0.0f;
+    }
+  }
 
   // out[r][m] = start[m * start_stride] + 16 rows' sums over k < cols of w[r][k, row] * a[m * stride + k]; w as
   // [cols / 4][16 rows][4] bytes. kStream: w comes from memory, not from a cache.
