@@ -19,7 +19,7 @@
 namespace shoal::cpu {
 namespace {
 
-constexpr int64_t kTokenChunk = 128;
+constexpr int64_t kTokenChunk = 256;
 constexpr int64_t kGroupMax = 256;
 
 // Running sums of one chunk: [token][block of the tile][16].
