@@ -88,8 +88,8 @@ class Device {
 struct CpuDeviceOptions {
   int threads = 0;            // 0: one per core that this process may use.
   int64_t memory_budget = 0;  // Bytes; 0: no limit.
-  // "", or one of "portable", "avx2", "avx512", "amx" to force a kernel path (tests, measurements), or "amx-emulated":
-  // the AMX kernels over tiles made of plain loops, on any machine (tests).
+  // "", or one of "portable", "avx2", "avxvnni", "avx512", "amx" to force a kernel path (tests, measurements), or, for
+  // tests on machines without the instructions, "amx-emulated" and "avxvnni-emulated": the same kernels over others.
   std::string isa;
 };
 

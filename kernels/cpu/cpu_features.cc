@@ -29,6 +29,12 @@ bool HasAvx2() {
   return fma_f16c && (b & bit_AVX2) != 0 && (EnabledState() & 0x6) == 0x6;
 }
 
+bool HasAvxVnni() {
+  uint32_t a = 0, b = 0, c = 0, d = 0;
+  constexpr uint32_t kAvxVnni = 1u << 4;
+  return HasAvx2() && __get_cpuid_count(7, 1, &a, &b, &c, &d) != 0 && (a & kAvxVnni) != 0;
+}
+
 bool HasAvx512() {
   uint32_t a = 0, b = 0, c = 0, d = 0;
   if (!HasAvx2() || __get_cpuid_count(7, 0, &a, &b, &c, &d) == 0) return false;
@@ -60,9 +66,11 @@ struct Path {
 constexpr Path kPaths[] = {
     {"amx", RequestAmx, AmxTable, true},
     {"avx512", HasAvx512, Avx512Table, true},
+    {"avxvnni", HasAvxVnni, AvxVnniTable, true},
     {"avx2", HasAvx2, Avx2Table, true},
     {"portable", Always, PortableTable, true},
     {"amx-emulated", Always, AmxEmulatedTable, false},
+    {"avxvnni-emulated", HasAvx2, AvxVnniEmulatedTable, false},
 };
 
 }  // namespace
@@ -76,8 +84,8 @@ absl::StatusOr<const KernelTable*> ChooseKernels(std::string_view isa) {
           "cpu isa '", std::string(isa), "': this machine lacks it; leave isa empty to use the best it has"));
     }
   }
-  return absl::InvalidArgumentError(
-      absl::StrCat("cpu isa '", std::string(isa), "' is unknown; use portable, avx2, avx512, amx, or leave it empty"));
+  return absl::InvalidArgumentError(absl::StrCat(
+      "cpu isa '", std::string(isa), "' is unknown; use portable, avx2, avxvnni, avx512, amx, or leave it empty"));
 }
 
 }  // namespace shoal::cpu

@@ -136,9 +136,12 @@ struct KernelTable {
 
 const KernelTable& PortableTable();
 const KernelTable& Avx2Table();
+const KernelTable& AvxVnniTable();
 const KernelTable& Avx512Table();
 const KernelTable& AmxTable();
 // The AMX kernels over tiles made of plain loops: the same code path on any machine, for tests.
 const KernelTable& AmxEmulatedTable();
+// The AVX-VNNI kernels over AVX2 instructions, for tests on machines with AVX2.
+const KernelTable& AvxVnniEmulatedTable();
 
 }  // namespace shoal::cpu

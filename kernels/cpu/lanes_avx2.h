@@ -215,7 +215,7 @@ struct Avx2Lanes {
     }
   }
 
- private:
+ protected:
   static constexpr int kPrefetch = 1536;
 
   // Here vpmaddubsw is exact: 8 steps of 2 products of at most 15 * 127 stay below 2^15.
@@ -242,14 +242,20 @@ struct Avx2Lanes {
     for (int m = 0; m < M; ++m) out[m] = {_mm256_madd_epi16(sum[m][0], one), _mm256_madd_epi16(sum[m][1], one)};
   }
 
-  // Eight rows of a group: n * q + offset in every byte. n * q is at most 240, so one multiplication does two bytes.
+  // The low 16 bits of every lane twice.
+  static __m256i Twice(__m256i n) { return _mm256_or_si256(n, _mm256_slli_epi32(n, 16)); }
+  // n * (low nibble) of every byte: at most 240, so one 16-bit multiplication does two bytes.
+  static __m256i ScaleNibbles(__m256i q, __m256i n) {
+    return _mm256_mullo_epi16(_mm256_and_si256(q, _mm256_set1_epi8(15)), n);
+  }
+
+  // Eight rows of a group: n * q + offset in every byte.
   static void UnpackRows(const uint8_t* q, __m256i n, __m256i offset, uint8_t* out) {
-    const __m256i pairs = _mm256_or_si256(n, _mm256_slli_epi32(n, 16)), low = _mm256_set1_epi8(15);
+    const __m256i pairs = Twice(n);
     const __m256i bytes = _mm256_mullo_epi32(offset, _mm256_set1_epi32(0x01010101));
     for (int v = 0; v < 4; ++v, q += 64, out += 128) {
       const __m256i both = Load256(q);
-      const __m256i first = _mm256_mullo_epi16(_mm256_and_si256(both, low), pairs);
-      const __m256i second = _mm256_mullo_epi16(_mm256_and_si256(_mm256_srli_epi16(both, 4), low), pairs);
+      const __m256i first = ScaleNibbles(both, pairs), second = ScaleNibbles(_mm256_srli_epi16(both, 4), pairs);
       _mm256_storeu_si256(reinterpret_cast<__m256i*>(out), _mm256_add_epi8(first, bytes));
       _mm256_storeu_si256(reinterpret_cast<__m256i*>(out + 64), _mm256_add_epi8(second, bytes));
     }

@@ -20,7 +20,8 @@ namespace shoal {
 // Every back end and kernel path. A new back end joins the suite by one entry.
 inline const std::vector<std::string>& Implementations() {
   static const std::vector<std::string> names = [] {
-    std::vector<std::string> all = {"reference", "portable", "avx2", "avx512", "amx", "amx-emulated"};
+    std::vector<std::string> all = {"reference",        "portable", "avx2", "avxvnni",
+                                    "avxvnni-emulated", "avx512",   "amx",  "amx-emulated"};
     for (const std::string& variant : CudaVariants()) all.push_back(variant);
     return all;
   }();
