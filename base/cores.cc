@@ -8,6 +8,8 @@
 #include <fstream>
 #include <string>
 #include <system_error>
+#include <tuple>
+#include <utility>
 
 namespace shoal {
 namespace {
@@ -32,6 +34,31 @@ int CoresOfGroups() {
   }
 }
 
+// One number of a core's topology; 0 where the system does not say.
+int Topology(int cpu, const char* what) {
+  std::ifstream file("/sys/devices/system/cpu/cpu" + std::to_string(cpu) + "/topology/" + what);
+  int value = 0;
+  return file >> value ? value : 0;
+}
+
+std::vector<int> CoresOfMask() {
+  cpu_set_t set;
+  CPU_ZERO(&set);
+  std::vector<int> cores;
+  if (sched_getaffinity(0, sizeof(set), &set) != 0) return cores;
+  for (int cpu = 0; cpu < CPU_SETSIZE; ++cpu) {
+    if (CPU_ISSET(cpu, &set)) cores.push_back(cpu);
+  }
+  return cores;
+}
+
+bool SetMask(std::span<const int> cores) {
+  cpu_set_t set;
+  CPU_ZERO(&set);
+  for (const int cpu : cores) CPU_SET(cpu, &set);
+  return sched_setaffinity(0, sizeof(set), &set) == 0;
+}
+
 }  // namespace
 
 int CoresOfCpuMax(std::string_view text) {
@@ -46,11 +73,43 @@ int CoresOfCpuMax(std::string_view text) {
 }
 
 int CoresAllowed() {
-  cpu_set_t set;
-  CPU_ZERO(&set);
-  const int cores = sched_getaffinity(0, sizeof(set), &set) == 0 ? std::max(1, CPU_COUNT(&set)) : 1;
+  static const int allowed = [] {
+    const int cores = std::max(1, static_cast<int>(CoresOfMask().size()));
+    const int granted = CoresOfGroups();
+    return granted > 0 ? std::min(cores, granted) : cores;
+  }();
+  return allowed;
+}
+
+std::vector<int> PartOfCores(std::vector<CoreId> cores, int index, int parts) {
+  const int64_t count = static_cast<int64_t>(cores.size());
+  std::vector<int> part;
+  if (count < parts) return part;
+  std::sort(cores.begin(), cores.end(), [](const CoreId& a, const CoreId& b) {
+    return std::tie(a.package, a.core, a.cpu) < std::tie(b.package, b.core, b.cpu);
+  });
+  for (int64_t i = count * index / parts; i < count * (index + 1) / parts; ++i) part.push_back(cores[i].cpu);
+  return part;
+}
+
+std::vector<int> PartOfCoresAllowed(int index, int parts) {
+  std::vector<CoreId> cores;
+  for (const int cpu : CoresOfMask()) {
+    cores.push_back({Topology(cpu, "physical_package_id"), Topology(cpu, "core_id"), cpu});
+  }
   const int granted = CoresOfGroups();
-  return granted > 0 ? std::min(cores, granted) : cores;
+  if (granted > 0 && granted < static_cast<int>(cores.size())) return {};
+  return PartOfCores(std::move(cores), index, parts);
+}
+
+PinnedThread::PinnedThread(std::span<const int> cores) {
+  if (cores.empty()) return;
+  std::vector<int> before = CoresOfMask();
+  if (SetMask(cores)) before_ = std::move(before);
+}
+
+PinnedThread::~PinnedThread() {
+  if (!before_.empty()) SetMask(before_);
 }
 
 }  // namespace shoal

@@ -10,8 +10,7 @@ namespace shoal {
 // Owned and used by one thread, which is worker 0. Workers sleep when idle for about 0.1 ms; `work` must not throw.
 class ThreadPool {
  public:
-  // `threads` >= 1 counts the caller. Nothing is pinned: the affinity mask that mpirun gave the process decides. (Ranks
-  // of one unbound host would all pin to the same first cores.)
+  // `threads` >= 1 counts the caller. Workers may run where the caller may at this moment (base/cores.h).
   explicit ThreadPool(int threads);
   ~ThreadPool();
   ThreadPool(const ThreadPool&) = delete;

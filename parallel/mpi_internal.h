@@ -78,6 +78,7 @@ struct MpiWorld::Impl {
   int local_rank = 0;
   int local_size = 1;
   int core_sharers = 1;
+  int core_share = 0;
   BackoffPolicy policy;
   WorldLimits limits;
   std::vector<Outbox> outboxes;  // By receiver.

@@ -85,6 +85,7 @@ absl::Status CountCoreSharers(MPI_Comm local, MpiWorld::Impl& impl) {
                             "MPI_Allgather"));
   const auto same = [&](const cpu_set_t& set) { return CPU_EQUAL(&set, &mine) != 0; };
   impl.core_sharers = static_cast<int>(std::count_if(all.begin(), all.end(), same));
+  impl.core_share = static_cast<int>(std::count_if(all.begin(), all.begin() + impl.local_rank, same));
   return absl::OkStatus();
 }
 
@@ -168,6 +169,7 @@ int MpiWorld::size() const { return impl_->size; }
 int MpiWorld::local_rank() const { return impl_->local_rank; }
 int MpiWorld::local_size() const { return impl_->local_size; }
 int MpiWorld::core_sharers() const { return impl_->core_sharers; }
+int MpiWorld::core_share() const { return impl_->core_share; }
 
 absl::Status MpiWorld::Send(int to, Channel channel, std::span<const std::byte> bytes) {
   SHOAL_CHECK(to >= 0 && to < impl_->size && to != impl_->rank);

@@ -34,6 +34,8 @@ class MpiWorld : public World {
 
   // Ranks of this host, this one included, that may run on exactly the cores that this one may run on.
   int core_sharers() const;
+  // Which of them this one is, in order of rank.
+  int core_share() const;
 
   int rank() const override;
   int size() const override;

@@ -15,6 +15,7 @@
 #include <utility>
 #include <vector>
 
+#include "base/cores.h"
 #include "base/log.h"
 #include "base/status_macros.h"
 #include "base/str_cat.h"
@@ -73,6 +74,7 @@ struct Rank {
   std::unique_ptr<Device> device;
   Communicators links;
   std::unique_ptr<Runner> runner;
+  std::vector<int> cores;  // CoresForRank.
 };
 
 // Every rank has made the plan on its own; one that was given other files must not go on.
@@ -206,7 +208,10 @@ absl::Status RunFrontEnd(MpiWorld& world, const Config& config, Rank& rank, Cloc
   LogInfo("ready: ", config.served_model_name, " on ", server->address().ToString(), ", ", world.size(),
           world.size() == 1 ? " rank, " : " ranks, ", rank.plan.kv_tokens(), " tokens of KV cache, ",
           rank.device->description(), ", after ", static_cast<int>(SecondsSince(started) * 1000), " ms");
-  const absl::Status status = engine->Run();
+  const absl::Status status = [&] {
+    const PinnedThread pinned(rank.cores);
+    return engine->Run();
+  }();
   watch.Ended();
   server->Shutdown(/*grace_seconds=*/status.ok() ? 5 : 1);
   if (!status.ok()) Abandon(status);  // Some rank is gone or broken: waiting for it would hang.
@@ -224,11 +229,16 @@ absl::Status RunRank(MpiWorld& world, const CommandLine& arguments, Clock::time_
   SetLogLevel(static_cast<LogLevel>(config.proto.log_level()));
   Rank rank;
   ASSIGN_OR_RETURN(const DeviceChoice devices, ChooseDevices(world, config));
+  rank.cores = CoresForRank(world, config, devices);
+  std::optional<PinnedThread> pinned(rank.cores);
   RETURN_IF_ERROR(MakePlanForAll(world, config, devices, rank));
   RETURN_IF_ERROR(MakeDeviceForAll(world, config, devices, rank));
   RETURN_IF_ERROR(LoadForAll(world, config, rank));
   if (const std::string text = GpuMemoryText(devices, *rank.device); !text.empty()) LogInfo(text);
-  if (world.rank() == 0) return RunFrontEnd(world, config, rank, started, *watch);
+  if (world.rank() == 0) {
+    pinned.reset();  // Threads of the front end go where there is room.
+    return RunFrontEnd(world, config, rank, started, *watch);
+  }
   RETURN_IF_ERROR(GatherMemory(world, rank).status());
   RETURN_IF_ERROR(AgreeOn(world, absl::OkStatus()));  // With rank 0's front end.
   const absl::Status status = RunWorkerLoop(world, *rank.runner);

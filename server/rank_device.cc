@@ -162,6 +162,22 @@ absl::Status ApplyTo(const DeviceChoice& choice, PlanRequest& request) {
   return absl::OkStatus();
 }
 
+namespace {
+
+// Cores this process may use, shared with the other ranks of the host that may use the same.
+int ThreadsOfRank(const MpiWorld& world, const Config& config) {
+  return config.proto.threads() > 0 ? config.proto.threads() : std::max(1, CoresAllowed() / world.core_sharers());
+}
+
+}  // namespace
+
+std::vector<int> CoresForRank(const MpiWorld& world, const Config& config, const DeviceChoice& choice) {
+  if (choice.cuda || world.core_sharers() == 1) return {};
+  std::vector<int> cores = PartOfCoresAllowed(world.core_share(), world.core_sharers());
+  if (static_cast<int>(cores.size()) < ThreadsOfRank(world, config)) return {};
+  return cores;
+}
+
 absl::StatusOr<std::unique_ptr<Device>> MakeDevice(const MpiWorld& world, const Config& config,
                                                    const DeviceChoice& choice, const RankPlan& mine) {
   const int64_t budget = mine.memory.budget == 0 ? 0 : mine.memory.budget - mine.memory.reserved;
@@ -172,10 +188,7 @@ absl::StatusOr<std::unique_ptr<Device>> MakeDevice(const MpiWorld& world, const 
                              .graphs = config.proto.cuda().graphs(),
                              .workspace_bytes = choice.workspace_bytes});
   }
-  // Cores this process may use, shared with the other ranks of the host that may use the same.
-  const int threads =
-      config.proto.threads() > 0 ? config.proto.threads() : std::max(1, CoresAllowed() / world.core_sharers());
-  return CreateCpuDevice({.threads = threads, .memory_budget = budget, .isa = ""});
+  return CreateCpuDevice({.threads = ThreadsOfRank(world, config), .memory_budget = budget, .isa = ""});
 }
 
 absl::StatusOr<Communicators> MakeCommunicators(MpiWorld& world, const Config& config, const DeviceChoice& choice,

@@ -34,6 +34,11 @@ absl::StatusOr<DeviceChoice> ChooseDevices(World& world, const Config& config);
 // cannot run the model's shape.
 absl::Status ApplyTo(const DeviceChoice& choice, PlanRequest& request);
 
+// The cores that this rank's threads should keep to, so that ranks of one host do not meet on a core: its part of those
+// that it shares with others. None where that has no use: alone, on a GPU, with more threads than its part has, or
+// where mpirun has bound ranks already.
+std::vector<int> CoresForRank(const MpiWorld& world, const Config& config, const DeviceChoice& choice);
+
 // This rank's device, with `mine`'s budget. Errors: as CreateCpuDevice and CreateCudaDevice.
 absl::StatusOr<std::unique_ptr<Device>> MakeDevice(const MpiWorld& world, const Config& config,
                                                    const DeviceChoice& choice, const RankPlan& mine);
