@@ -11,7 +11,7 @@
 #include "absl/status/statusor.h"
 #include "kernels/peer_link.h"
 #include "kernels/tensor.h"
-#include "kernels/weight.h"
+#include "kernels/weight_source.h"
 
 namespace shoal {
 
@@ -49,13 +49,15 @@ class Device {
   // is ready. Errors: kResourceExhausted, with the kind, the bytes asked for and the bytes left.
   virtual absl::StatusOr<std::unique_ptr<Buffer>> Allocate(MemoryKind kind, int64_t bytes) = 0;
 
-  // Copies a matrix into device memory owned by this Device, in the layout that its Ops read. Start-up only.
-  // Uses WeightBytes(...) bytes of kWeights. Errors: as Allocate.
-  virtual absl::StatusOr<Weight> LoadWeight(const HostWeight& weight) = 0;
+  // Takes in a matrix, in the layout that its Ops read, in device memory owned by this Device. Start-up only. Uses
+  // WeightBytes(...) bytes of kWeights, and beside them no more host memory than some megabytes. Returns once all rows
+  // are read; copies may still be on their way. Errors: as Allocate; those of the source.
+  virtual absl::StatusOr<Weight> LoadWeight(const WeightSource& source) = 0;
+  absl::StatusOr<Weight> LoadWeight(const HostWeight& host) { return LoadWeight(SourceOf(host)); }
 
-  // Copies a row-major table (embedding) or vector (norm gain) into device memory owned by this Device.
-  // Errors: as Allocate.
-  virtual absl::StatusOr<Tensor> LoadTensor(const Tensor& host) = 0;
+  // The same for a row-major table (embedding) or vector (norm gain).
+  virtual absl::StatusOr<Tensor> LoadTensor(const TableSource& source) = 0;
+  absl::StatusOr<Tensor> LoadTensor(const Tensor& host) { return LoadTensor(SourceOf(host)); }
 
   // `host` must stay valid until the next Synchronize. Contiguous tensors only.
   virtual void CopyIn(const void* host, Tensor out) = 0;

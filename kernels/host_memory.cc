@@ -2,6 +2,7 @@
 
 #include <sys/mman.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstdlib>
 #include <cstring>
@@ -13,32 +14,51 @@ namespace {
 
 constexpr int64_t kHugePage = 2 << 20;
 constexpr int64_t kAlignment = 64;
+// Weights of this size and more share pages, so many at a time.
+constexpr int64_t kRegionWeight = 256 << 10;
+constexpr int64_t kRegionBytes = 64 << 20;
 
 int64_t RoundUp(int64_t n, int64_t unit) { return (n + unit - 1) / unit * unit; }
 
 class HostBuffer final : public Buffer {
  public:
-  HostBuffer(std::shared_ptr<MemoryLedger> ledger, MemoryKind kind, int64_t bytes, void* data, int64_t mapped_bytes)
-      : ledger_(std::move(ledger)), kind_(kind), bytes_(bytes), data_(data), mapped_bytes_(mapped_bytes) {
+  HostBuffer(std::shared_ptr<MemoryLedger> ledger, MemoryKind kind, int64_t bytes, std::shared_ptr<std::byte> memory)
+      : ledger_(std::move(ledger)), kind_(kind), bytes_(bytes), memory_(std::move(memory)) {
     ledger_->used[static_cast<int>(kind_)] += bytes_;
   }
-  ~HostBuffer() override {
-    ledger_->used[static_cast<int>(kind_)] -= bytes_;
-    if (mapped_bytes_ > 0) {
-      munmap(data_, mapped_bytes_);
-    } else {
-      std::free(data_);
-    }
-  }
-  std::byte* data() const override { return static_cast<std::byte*>(data_); }
+  ~HostBuffer() override { ledger_->used[static_cast<int>(kind_)] -= bytes_; }
+  std::byte* data() const override { return memory_.get(); }
 
  private:
   std::shared_ptr<MemoryLedger> ledger_;
   MemoryKind kind_;
   int64_t bytes_;
-  void* data_;
-  int64_t mapped_bytes_;  // 0: from the heap.
+  std::shared_ptr<std::byte> memory_;
 };
+
+std::shared_ptr<std::byte> TakeHeap(int64_t bytes) {
+  const int64_t rounded = RoundUp(bytes > 0 ? bytes : 1, kAlignment);
+  void* const data = std::aligned_alloc(kAlignment, rounded);
+  if (data == nullptr) return nullptr;
+  std::memset(data, 0, rounded);
+  return {static_cast<std::byte*>(data), [](std::byte* from) { std::free(from); }};
+}
+
+// Pages that begin at a multiple of kHugePage, so that huge pages fit from the first byte to the last. They get their
+// memory at the first write.
+std::shared_ptr<std::byte> TakePages(int64_t bytes) {
+  if (bytes > INT64_MAX - 2 * kHugePage) return nullptr;
+  const int64_t rounded = RoundUp(bytes, kHugePage);
+  void* const mapped = mmap(nullptr, rounded + kHugePage, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (mapped == MAP_FAILED) return nullptr;
+  auto* data = static_cast<std::byte*>(mapped);
+  const int64_t before = -reinterpret_cast<intptr_t>(data) & (kHugePage - 1);
+  if (before > 0) munmap(data, before);
+  data += before;
+  munmap(data + rounded, kHugePage - before);
+  madvise(data, rounded, MADV_HUGEPAGE);  // Only a wish: without it pages are small.
+  return {data, [rounded](std::byte* from) { munmap(from, rounded); }};
+}
 
 // Gives every page its memory; false if there is none left.
 bool Populate(void* data, int64_t bytes) {
@@ -72,39 +92,45 @@ absl::StatusOr<std::unique_ptr<Buffer>> HostMemory::Allocate(MemoryKind kind, in
                                                      " bytes of ", MemoryKindName(kind), " wanted, ", left,
                                                      " left; raise the budget, use more ranks or fewer KV blocks"));
   }
-  void* data = nullptr;
-  int64_t mapped_bytes = 0;
-  if (bytes >= kHugePage && bytes <= INT64_MAX - kHugePage) {
-    mapped_bytes = RoundUp(bytes, kHugePage);
-    data = mmap(nullptr, mapped_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (data == MAP_FAILED) data = nullptr;
-    if (data != nullptr) madvise(data, mapped_bytes, MADV_HUGEPAGE);  // Only a wish: without it pages are small.
-  } else if (bytes < kHugePage) {
-    const int64_t rounded = RoundUp(bytes > 0 ? bytes : 1, kAlignment);
-    data = std::aligned_alloc(kAlignment, rounded);
-    if (data != nullptr) std::memset(data, 0, rounded);
-  }
-  // Memory that is not there must show now, not as a killed process while serving. Weights are written at once anyway.
-  if (mapped_bytes > 0 && kind != MemoryKind::kWeights && !Populate(data, mapped_bytes)) {
-    munmap(data, mapped_bytes);
-    data = nullptr;
-  }
-  if (data == nullptr) {
+  std::shared_ptr<std::byte> memory = Take(kind, bytes);
+  if (memory == nullptr) {
     return absl::ResourceExhaustedError(
         absl::StrCat("the system refused ", bytes, " bytes of ", MemoryKindName(kind), "; free host memory"));
   }
-  return std::make_unique<HostBuffer>(ledger_, kind, bytes, data, mapped_bytes);
+  return std::make_unique<HostBuffer>(ledger_, kind, bytes, std::move(memory));
 }
 
-void CheckHostWeight(const HostWeight& host) {
-  SHOAL_CHECK(host.rows > 0 && host.cols > 0 && host.values != nullptr);
-  SHOAL_CHECK_GT(host.group, 0);
-  SHOAL_CHECK_EQ(host.cols % host.group, 0);
-  if (!IsQuantized(host.format)) return;
-  SHOAL_CHECK(host.group >= kWeightGroup && host.group <= kActivationGroupMax);
-  SHOAL_CHECK_EQ(host.group % kWeightGroup, 0);
-  SHOAL_CHECK(host.scales != nullptr);
-  if (host.format == WeightFormat::kInt4) SHOAL_CHECK(host.group_scales != nullptr && host.group_offsets != nullptr);
+std::shared_ptr<std::byte> HostMemory::Take(MemoryKind kind, int64_t bytes) {
+  // Weights are written at once, by the threads that read them later.
+  if (kind == MemoryKind::kWeights && bytes >= kRegionWeight) return TakeOfRegion(bytes);
+  if (bytes < kHugePage) return TakeHeap(bytes);
+  std::shared_ptr<std::byte> pages = TakePages(bytes);
+  // Memory that is not there must show now, not as a killed process while serving.
+  if (pages != nullptr && !Populate(pages.get(), RoundUp(bytes, kHugePage))) return nullptr;
+  return pages;
+}
+
+std::shared_ptr<std::byte> HostMemory::TakeOfRegion(int64_t bytes) {
+  if (bytes > region_bytes_ - region_used_) {
+    const int64_t size = std::max(bytes, kRegionBytes);
+    std::shared_ptr<std::byte> pages = TakePages(size);
+    if (pages == nullptr) return nullptr;
+    region_ = std::move(pages);
+    region_bytes_ = size;
+    region_used_ = 0;
+  }
+  std::byte* const data = region_.get() + region_used_;
+  region_used_ = RoundUp(region_used_ + bytes, kAlignment);
+  return {region_, data};
+}
+
+void CheckWeightSource(const WeightSource& source) {
+  SHOAL_CHECK(source.rows > 0 && source.cols > 0 && source.read != nullptr);
+  SHOAL_CHECK_GT(source.group, 0);
+  SHOAL_CHECK_EQ(source.cols % source.group, 0);
+  if (!IsQuantized(source.format)) return;
+  SHOAL_CHECK(source.group >= kWeightGroup && source.group <= kActivationGroupMax);
+  SHOAL_CHECK_EQ(source.group % kWeightGroup, 0);
 }
 
 }  // namespace shoal

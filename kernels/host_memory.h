@@ -1,6 +1,8 @@
 // Zeroed host memory under a hard budget, for devices that live in host memory.
 #pragma once
 
+#include <cstddef>
+#include <cstdint>
 #include <memory>
 
 #include "absl/status/statusor.h"
@@ -17,16 +19,26 @@ class HostMemory {
   // `budget` in bytes; 0: no limit.
   explicit HostMemory(int64_t budget);
 
-  // As Device::Allocate. Memory of 2 MiB and more comes in huge pages where the system has them.
+  // As Device::Allocate. Memory of 2 MiB and more comes in huge pages where the system has them; so do all but the
+  // smallest weights, which lie behind one another for that. Their pages come at the first write: from the memory next
+  // to the core that writes.
   absl::StatusOr<std::unique_ptr<Buffer>> Allocate(MemoryKind kind, int64_t bytes);
 
   const MemoryLedger& ledger() const { return *ledger_; }
 
  private:
+  // Zeroed; null if the system has none.
+  std::shared_ptr<std::byte> Take(MemoryKind kind, int64_t bytes);
+  std::shared_ptr<std::byte> TakeOfRegion(int64_t bytes);
+
   std::shared_ptr<MemoryLedger> ledger_;
+  // The pages that weights are being taken from, one behind the other; they live as long as any of their buffers.
+  std::shared_ptr<std::byte> region_;
+  int64_t region_bytes_ = 0;
+  int64_t region_used_ = 0;
 };
 
-// The shape that `host` promises to the kernels. A violation is a bug of the loader: CHECK.
-void CheckHostWeight(const HostWeight& host);
+// The shape that `source` promises to the kernels. A violation is a bug of the loader: CHECK.
+void CheckWeightSource(const WeightSource& source);
 
 }  // namespace shoal

@@ -1,21 +1,25 @@
 #include "model/loader_matrix.h"
 
 #include <algorithm>
-#include <cmath>
 #include <cstring>
+#include <memory>
 #include <mutex>
+#include <optional>
+#include <span>
+#include <utility>
 
 #include "base/check.h"
 #include "base/status_macros.h"
 #include "base/str_cat.h"
 #include "kernels/half.h"
-#include "model/loader_parallel.h"
+#include "model/loader_check.h"
 
 namespace shoal {
 namespace {
 
-// Floats that one thread works on at a time: about a megabyte.
-constexpr int64_t kChunkFloats = 1 << 18;
+// Floats that one thread works on at a time: with the bytes they come from and the integers they become they fit a
+// core's second-level cache.
+constexpr int64_t kPieceFloats = 1 << 16;
 // Parts of rows shorter than this are not worth a system call each: the rows are read whole.
 constexpr int64_t kRowReadMin = 4096;
 
@@ -23,10 +27,19 @@ absl::Status TensorError(const Checkpoint::Entry& entry, const std::string& what
   return absl::InvalidArgumentError(StrCat(entry.file->path(), ": tensor '", entry.tensor->name, "' ", what));
 }
 
+// Memory that one thread uses for piece after piece.
+struct Scratch {
+  std::vector<std::byte> rows;  // Of a file, whole.
+  std::vector<std::byte> raw;   // The columns wanted, as the file has them.
+  std::vector<float> floats;
+};
+
 // Columns [begin, end) of some rows of a matrix of `row_bytes` bytes a row; `begin` and `end` in bytes.
-absl::Status ReadSlice(const Checkpoint::Entry& entry, int64_t row_bytes, Range rows, Range bytes, std::byte* out) {
-  const auto read = [&](int64_t offset, int64_t count, std::byte* to) {
-    return entry.file->Read(*entry.tensor, static_cast<uint64_t>(offset), std::span(to, static_cast<size_t>(count)));
+absl::Status ReadSlice(const Checkpoint::Entry& entry, int64_t row_bytes, Range rows, Range bytes, Scratch& scratch,
+                       void* to) {
+  auto* const out = static_cast<std::byte*>(to);
+  const auto read = [&](int64_t offset, int64_t count, std::byte* at) {
+    return entry.file->Read(*entry.tensor, static_cast<uint64_t>(offset), std::span(at, static_cast<size_t>(count)));
   };
   if (bytes.size() == row_bytes) return read(rows.begin * row_bytes, rows.size() * row_bytes, out);
   if (bytes.size() >= kRowReadMin) {
@@ -35,10 +48,10 @@ absl::Status ReadSlice(const Checkpoint::Entry& entry, int64_t row_bytes, Range 
     }
     return absl::OkStatus();
   }
-  std::vector<std::byte> whole(static_cast<size_t>(rows.size() * row_bytes));
-  RETURN_IF_ERROR(read(rows.begin * row_bytes, rows.size() * row_bytes, whole.data()));
+  scratch.rows.resize(static_cast<size_t>(rows.size() * row_bytes));
+  RETURN_IF_ERROR(read(rows.begin * row_bytes, rows.size() * row_bytes, scratch.rows.data()));
   for (int64_t i = 0; i < rows.size(); ++i) {
-    std::memcpy(out + i * bytes.size(), whole.data() + i * row_bytes + bytes.begin, bytes.size());
+    std::memcpy(out + i * bytes.size(), scratch.rows.data() + i * row_bytes + bytes.begin, bytes.size());
   }
   return absl::OkStatus();
 }
@@ -48,106 +61,176 @@ void ToFloats(SafetensorsType type, const std::byte* in, int64_t count, float* o
     std::memcpy(out, in, count * sizeof(float));
     return;
   }
-  const bool bf16 = type == kSafeBF16;
-  for (int64_t i = 0; i < count; ++i) {
-    uint16_t bits;
-    std::memcpy(&bits, in + 2 * i, sizeof(bits));
-    out[i] = bf16 ? Bf16ToFloat(bits) : HalfToFloat(bits);
+  const auto each = [&](auto to_float) {  // A loop for each type, so that the compiler makes vectors of it.
+    for (int64_t i = 0; i < count; ++i) {
+      uint16_t bits;
+      std::memcpy(&bits, in + 2 * i, sizeof(bits));
+      out[i] = to_float(bits);
+    }
+  };
+  if (type == kSafeBF16) {
+    each([](uint16_t bits) { return Bf16ToFloat(bits); });
+  } else {
+    each([](uint16_t bits) { return HalfToFloat(bits); });
   }
 }
 
-// Floats of some rows and columns of a dense tensor. Errors: NaN or infinity.
-absl::Status ReadFloats(const Checkpoint::Entry& entry, int64_t cols_all, Range rows, Range cols,
-                        std::vector<float>& out) {
+absl::Status NotFinite(const Checkpoint::Entry& entry) {
+  return TensorError(entry, "holds NaN or infinity; the file is damaged or not a usable model");
+}
+
+// Floats of some rows and columns of a dense tensor, to `scratch.floats`. Errors: NaN or infinity.
+absl::Status ReadFloats(const Checkpoint::Entry& entry, int64_t cols_all, Range rows, Range cols, Scratch& scratch) {
   const int64_t size = entry.tensor->type.bits / 8;
   const int64_t count = rows.size() * cols.size();
-  std::vector<std::byte> raw(static_cast<size_t>(count * size));
-  RETURN_IF_ERROR(ReadSlice(entry, cols_all * size, rows, {cols.begin * size, cols.end * size}, raw.data()));
-  out.resize(static_cast<size_t>(count));
-  ToFloats(entry.tensor->type, raw.data(), count, out.data());
-  if (!AllFinite(out)) return TensorError(entry, "holds NaN or infinity; the file is damaged or not a usable model");
+  scratch.raw.resize(static_cast<size_t>(count * size));
+  RETURN_IF_ERROR(
+      ReadSlice(entry, cols_all * size, rows, {cols.begin * size, cols.end * size}, scratch, scratch.raw.data()));
+  scratch.floats.resize(static_cast<size_t>(count));
+  ToFloats(entry.tensor->type, scratch.raw.data(), count, scratch.floats.data());
+  return AllFinite(scratch.floats) ? absl::OkStatus() : NotFinite(entry);
+}
+
+// Rows of a dense tensor as f32 or bf16.
+absl::Status ReadDense(const Checkpoint::Entry& entry, const TensorSlice& slice, Range rows, WeightFormat format,
+                       Scratch& scratch, std::byte* out) {
+  const Range cols = slice.cols;
+  const int64_t count = rows.size() * cols.size();
+  const bool f32 = format == WeightFormat::kF32;
+  if (entry.tensor->type == (f32 ? kSafeF32 : kSafeBF16)) {
+    const int64_t size = entry.tensor->type.bits / 8;
+    const Range bytes{cols.begin * size, cols.end * size};
+    RETURN_IF_ERROR(ReadSlice(entry, slice.tensor.cols * size, rows, bytes, scratch, out));
+    const bool finite = f32 ? AllFinite(std::span(reinterpret_cast<const float*>(out), count))
+                            : AllFiniteBf16(std::span(reinterpret_cast<const uint16_t*>(out), count));
+    return finite ? absl::OkStatus() : NotFinite(entry);
+  }
+  RETURN_IF_ERROR(ReadFloats(entry, slice.tensor.cols, rows, cols, scratch));
+  if (f32) {
+    std::memcpy(out, scratch.floats.data(), count * sizeof(float));
+    return absl::OkStatus();
+  }
+  uint16_t* const halves = reinterpret_cast<uint16_t*>(out);
+  for (int64_t i = 0; i < count; ++i) halves[i] = FloatToBf16(scratch.floats[i]);
+  if (AllFiniteBf16(std::span(halves, count))) return absl::OkStatus();
+  return TensorError(entry, "holds values beyond the range of bf16; load it as f32");
+}
+
+QuantizedRow ToQuantizedRow(const HostRows& rows) {
+  return {rows.values, rows.scales, rows.group_scales, rows.group_offsets};
+}
+
+// Columns `cols` of a quantized row.
+void CopyColumns(const HostRows& row, WeightFormat format, Range cols, const HostRows& out) {
+  const int64_t begin = RowBytes(format, cols.begin);
+  std::memcpy(out.values, row.values + begin, RowBytes(format, cols.end) - begin);
+  *out.scales = *row.scales;
+  if (format != WeightFormat::kInt4) return;
+  const Range groups{cols.begin / kWeightGroup, cols.end / kWeightGroup};
+  std::copy(row.group_scales + groups.begin, row.group_scales + groups.end, out.group_scales);
+  std::copy(row.group_offsets + groups.begin, row.group_offsets + groups.end, out.group_offsets);
+}
+
+// Rows of a dense tensor, each quantized as a whole, of which the slice's columns are kept.
+absl::Status QuantizeRows(const Checkpoint::Entry& entry, const TensorSlice& slice, Range rows, WeightFormat format,
+                          Scratch& scratch, const HostRows& out, QuantizationError& lost) {
+  const int64_t cols = slice.tensor.cols;
+  RETURN_IF_ERROR(ReadFloats(entry, cols, rows, {0, cols}, scratch));
+  const auto quantize = format == WeightFormat::kInt8 ? QuantizeRowInt8 : QuantizeRowInt4;
+  const bool whole = slice.cols.size() == cols;
+  std::optional<RowBuffer> buffer;
+  if (!whole) buffer.emplace(format, 1, cols);
+  for (int64_t i = 0; i < rows.size(); ++i) {
+    const HostRows to = out.From(format, slice.cols.size(), i);
+    const HostRows row = whole ? to : buffer->rows();
+    SHOAL_CHECK(quantize(std::span(scratch.floats).subspan(i * cols, cols), ToQuantizedRow(row), &lost));
+    if (!whole) CopyColumns(row, format, slice.cols, to);
+  }
   return absl::OkStatus();
 }
 
-// Where row `row` of `matrix`, whose rows are as wide as `view.cols`, keeps its parts.
-QuantizedRow RowAt(OwnedMatrix& matrix, int64_t row) {
-  QuantizedRow out{matrix.values.get() + row * RowBytes(matrix.view.format, matrix.view.cols)};
-  if (!matrix.scales.empty()) out.scale = matrix.scales.data() + row;
-  if (!matrix.group_scales.empty()) {
-    const int64_t groups = matrix.view.cols / kWeightGroup;
-    out.group_scales = matrix.group_scales.data() + row * groups;
-    out.group_offsets = matrix.group_offsets.data() + row * groups;
+// Rows of a tensor that lies quantized in a prepared folder. Kernels rely on the range of w8, so a file must not leave
+// it.
+absl::Status ReadPrepared(const StoredTensor& stored, const TensorSlice& slice, Range rows, WeightFormat format,
+                          Scratch& scratch, const HostRows& out) {
+  const Range cols = slice.cols;
+  const auto read = [&](const Checkpoint::Entry& entry, int64_t row_bytes, Range bytes, void* to) {
+    return ReadSlice(entry, row_bytes, rows, bytes, scratch, to);
+  };
+  RETURN_IF_ERROR(read(stored.values, RowBytes(format, slice.tensor.cols),
+                       {RowBytes(format, cols.begin), RowBytes(format, cols.end)}, out.values));
+  RETURN_IF_ERROR(read(stored.scales, sizeof(float), {0, sizeof(float)}, out.scales));
+  if (!AllFinite(std::span(out.scales, rows.size()))) return TensorError(stored.scales, "holds NaN or infinity");
+  if (format == WeightFormat::kInt8) {
+    const std::span values(reinterpret_cast<const int8_t*>(out.values), rows.size() * cols.size());
+    return GoodInt8(values) ? absl::OkStatus()
+                            : TensorError(stored.values, "holds -128; values must lie in -127 to 127");
   }
-  return out;
+  const Range groups{cols.begin / kWeightGroup, cols.end / kWeightGroup};
+  const int64_t all_groups = slice.tensor.cols / kWeightGroup;
+  RETURN_IF_ERROR(read(stored.n, all_groups, groups, out.group_scales));
+  RETURN_IF_ERROR(read(stored.m, all_groups, groups, out.group_offsets));
+  const int64_t count = rows.size() * groups.size();
+  return GoodInt4Groups(std::span(out.group_scales, count), std::span(out.group_offsets, count))
+             ? absl::OkStatus()
+             : TensorError(stored.n, "and its offsets leave the range of an int8 weight");
 }
 
-// A whole row quantized, of which a slice is kept.
-struct RowBuffer {
-  RowBuffer(WeightFormat row_format, int64_t cols)
-      : format(row_format), values(RowBytes(format, cols)), n(cols / kWeightGroup), m(cols / kWeightGroup) {}
-  QuantizedRow row() { return {values.data(), &scale, n.data(), m.data()}; }
-  void CopyTo(Range cols, const QuantizedRow& out) const {
-    const int64_t begin = RowBytes(format, cols.begin);
-    std::memcpy(out.values, values.data() + begin, RowBytes(format, cols.end) - begin);
-    *out.scale = scale;
-    if (format != WeightFormat::kInt4) return;
-    std::copy(n.begin() + cols.begin / kWeightGroup, n.begin() + cols.end / kWeightGroup, out.group_scales);
-    std::copy(m.begin() + cols.begin / kWeightGroup, m.begin() + cols.end / kWeightGroup, out.group_offsets);
+// What a WeightSource of a MatrixLoader reads from.
+class MatrixReader {
+ public:
+  MatrixReader(WeightFormat format, QuantizationError* error) : format_(format), error_(error) {}
+
+  void Add(TensorSlice slice, StoredTensor stored) {
+    const int64_t begin = rows();
+    parts_.push_back({{begin, begin + slice.rows.size()}, std::move(slice), std::move(stored)});
   }
-  WeightFormat format;
-  std::vector<std::byte> values;
-  std::vector<uint8_t> n;
-  std::vector<int8_t> m;
-  float scale = 0;
+  int64_t rows() const { return parts_.empty() ? 0 : parts_.back().rows.end; }
+
+  // As WeightSource::read.
+  absl::Status Read(int64_t begin, int64_t end, const HostRows& out) {
+    Scratch scratch;
+    QuantizationError lost;
+    for (const Part& part : parts_) {
+      const int64_t part_end = std::min(end, part.rows.end);
+      const int64_t piece = std::max<int64_t>(1, kPieceFloats / part.slice.tensor.cols);
+      for (int64_t at = std::max(begin, part.rows.begin); at < part_end; at += piece) {
+        const Range rows{at, std::min(at + piece, part_end)};
+        RETURN_IF_ERROR(ReadPiece(part, rows, scratch, out.From(format_, part.slice.cols.size(), at - begin), lost));
+      }
+    }
+    if (error_ == nullptr) return absl::OkStatus();
+    const std::lock_guard<std::mutex> lock(mutex_);
+    error_->Add(lost);
+    return absl::OkStatus();
+  }
+
+ private:
+  struct Part {
+    Range rows;  // Of the stacked matrix.
+    TensorSlice slice;
+    StoredTensor stored;
+  };
+
+  absl::Status ReadPiece(const Part& part, Range stacked, Scratch& scratch, const HostRows& out,
+                         QuantizationError& lost) const {
+    const int64_t shift = part.slice.rows.begin - part.rows.begin;
+    const Range rows{stacked.begin + shift, stacked.end + shift};
+    if (part.stored.quantized) return ReadPrepared(part.stored, part.slice, rows, format_, scratch, out);
+    const Checkpoint::Entry& entry = part.stored.values;
+    if (IsQuantized(format_)) return QuantizeRows(entry, part.slice, rows, format_, scratch, out, lost);
+    return ReadDense(entry, part.slice, rows, format_, scratch, out.values);
+  }
+
+  WeightFormat format_;
+  std::vector<Part> parts_;
+  std::mutex mutex_;
+  QuantizationError* error_;  // Guarded by mutex_; may be null.
 };
-
-// Allocates the arrays of a matrix; values are left uninitialised, they are all written.
-OwnedMatrix MakeMatrix(WeightFormat format, int64_t rows, int64_t cols) {
-  OwnedMatrix matrix;
-  matrix.view.format = format;
-  matrix.view.rows = rows;
-  matrix.view.cols = cols;
-  matrix.values_bytes = rows * RowBytes(format, cols);
-  matrix.values = std::make_unique_for_overwrite<std::byte[]>(matrix.values_bytes);
-  if (IsQuantized(format)) matrix.scales.resize(rows);
-  if (format == WeightFormat::kInt4) {
-    matrix.group_scales.resize(rows * (cols / kWeightGroup));
-    matrix.group_offsets.resize(rows * (cols / kWeightGroup));
-  }
-  return matrix;
-}
-
-void SetViews(OwnedMatrix& matrix) {
-  matrix.view.values = matrix.values.get();
-  if (!matrix.scales.empty()) matrix.view.scales = matrix.scales.data();
-  if (!matrix.group_scales.empty()) matrix.view.group_scales = matrix.group_scales.data();
-  if (!matrix.group_offsets.empty()) matrix.view.group_offsets = matrix.group_offsets.data();
-  if (!matrix.bias.empty()) matrix.view.bias = matrix.bias.data();
-}
 
 }  // namespace
 
-// The tensors of the checkpoint that hold one tensor of the model.
-struct MatrixLoader::Source {
-  bool quantized = false;
-  Checkpoint::Entry values, scales, n, m;
-};
-
 std::string_view ValuesSuffix(WeightFormat format) { return format == WeightFormat::kInt8 ? ".q8" : ".q4"; }
-
-int64_t RowBytes(WeightFormat format, int64_t cols) {
-  switch (format) {
-    case WeightFormat::kF32:
-      return cols * 4;
-    case WeightFormat::kBF16:
-      return cols * 2;
-    case WeightFormat::kInt8:
-      return cols;
-    case WeightFormat::kInt4:
-      return cols / 2;
-  }
-  return 0;
-}
 
 absl::StatusOr<Checkpoint::Entry> MatrixLoader::Find(const std::string& name,
                                                      const std::vector<uint64_t>& shape) const {
@@ -164,9 +247,9 @@ absl::StatusOr<Checkpoint::Entry> MatrixLoader::Find(const std::string& name,
   return entry;
 }
 
-absl::StatusOr<MatrixLoader::Source> MatrixLoader::Open(const ModelTensor& tensor, const std::string& name,
-                                                        WeightFormat format) const {
-  Source source;
+absl::StatusOr<StoredTensor> MatrixLoader::Locate(const ModelTensor& tensor, const std::string& name,
+                                                  WeightFormat format) const {
+  StoredTensor source;
   const auto rows = static_cast<uint64_t>(tensor.rows), cols = static_cast<uint64_t>(tensor.cols);
   source.quantized = prepared_ && IsQuantized(format);
   if (!source.quantized) {
@@ -198,7 +281,7 @@ absl::StatusOr<MatrixLoader::Source> MatrixLoader::Open(const ModelTensor& tenso
 }
 
 absl::Status MatrixLoader::Check(const ModelTensor& tensor, const std::string& name, WeightFormat format) const {
-  return Open(tensor, name, format).status();
+  return Locate(tensor, name, format).status();
 }
 
 int64_t MatrixLoader::BytesToRead(const TensorSlice& slice, WeightFormat format) const {
@@ -208,120 +291,32 @@ int64_t MatrixLoader::BytesToRead(const TensorSlice& slice, WeightFormat format)
   return slice.rows.size() * size * (IsQuantized(format) ? slice.tensor.cols : slice.cols.size());
 }
 
-absl::StatusOr<OwnedMatrix> MatrixLoader::Load(const std::vector<TensorSlice>& slices, WeightFormat format,
-                                               QuantizationError* error) const {
-  int64_t rows = 0;
+absl::StatusOr<WeightSource> MatrixLoader::Open(const std::vector<TensorSlice>& slices, WeightFormat format,
+                                                QuantizationError* error) const {
+  const auto reader = std::make_shared<MatrixReader>(format, error);
+  const int64_t cols = slices[0].cols.size();
   for (const TensorSlice& slice : slices) {
-    SHOAL_CHECK_EQ(slice.cols.size(), slices[0].cols.size());
+    SHOAL_CHECK_EQ(slice.cols.size(), cols);
     SHOAL_CHECK(format != WeightFormat::kInt4 ||
                 (slice.cols.begin % kWeightGroup == 0 && slice.cols.end % kWeightGroup == 0));
-    rows += slice.rows.size();
+    ASSIGN_OR_RETURN(StoredTensor stored, Locate(slice.tensor, slice.name, format));
+    reader->Add(slice, std::move(stored));
   }
-  OwnedMatrix matrix = MakeMatrix(format, rows, slices[0].cols.size());
-  int64_t first_row = 0;
-  for (const TensorSlice& slice : slices) {
-    RETURN_IF_ERROR(LoadSlice(slice, first_row, matrix, error));
-    first_row += slice.rows.size();
-  }
-  SetViews(matrix);
-  return matrix;
-}
-
-namespace {
-
-// Rows of a dense tensor into an f32 or bf16 matrix.
-absl::Status CopyDense(const Checkpoint::Entry& entry, const TensorSlice& slice, Range rows, WeightFormat format,
-                       std::byte* out) {
-  std::vector<float> floats;
-  RETURN_IF_ERROR(ReadFloats(entry, slice.tensor.cols, rows, slice.cols, floats));
-  if (format == WeightFormat::kF32) {
-    std::memcpy(out, floats.data(), floats.size() * sizeof(float));
-    return absl::OkStatus();
-  }
-  bool fits = true;
-  for (size_t i = 0; i < floats.size(); ++i) {
-    const uint16_t bits = FloatToBf16(floats[i]);
-    fits &= (bits & 0x7f80) != 0x7f80;
-    std::memcpy(out + 2 * i, &bits, sizeof(bits));
-  }
-  return fits ? absl::OkStatus() : TensorError(entry, "holds values beyond the range of bf16; load it as f32");
-}
-
-// Rows of a dense tensor, each quantized as a whole, into a quantized matrix that keeps the slice's columns.
-absl::Status QuantizeRows(const Checkpoint::Entry& entry, const TensorSlice& slice, Range rows, int64_t out_row,
-                          OwnedMatrix& out, QuantizationError& lost) {
-  const int64_t cols = slice.tensor.cols;
-  const WeightFormat format = out.view.format;
-  std::vector<float> floats;
-  RETURN_IF_ERROR(ReadFloats(entry, cols, rows, {0, cols}, floats));
-  const auto quantize = format == WeightFormat::kInt8 ? QuantizeRowInt8 : QuantizeRowInt4;
-  const bool whole = slice.cols.size() == cols;
-  RowBuffer buffer(format, cols);
-  for (int64_t i = 0; i < rows.size(); ++i) {
-    const QuantizedRow to = RowAt(out, out_row + i);
-    SHOAL_CHECK(quantize(std::span(floats).subspan(i * cols, cols), whole ? to : buffer.row(), &lost));
-    if (!whole) buffer.CopyTo(slice.cols, to);
-  }
-  return absl::OkStatus();
-}
-
-}  // namespace
-
-absl::Status MatrixLoader::ReadPrepared(const Source& source, const TensorSlice& slice, Range rows, WeightFormat format,
-                                        const QuantizedRow& to) {
-  const Range bytes{RowBytes(format, slice.cols.begin), RowBytes(format, slice.cols.end)};
-  const int64_t row_bytes = RowBytes(format, slice.tensor.cols);
-  RETURN_IF_ERROR(ReadSlice(source.values, row_bytes, rows, bytes, static_cast<std::byte*>(to.values)));
-  RETURN_IF_ERROR(ReadSlice(source.scales, 4, rows, {0, 4}, reinterpret_cast<std::byte*>(to.scale)));
-  if (!AllFinite({to.scale, static_cast<size_t>(rows.size())})) {
-    return TensorError(source.scales, "holds NaN or infinity");
-  }
-  // Kernels rely on the range of w8, so a file must not leave it.
-  bool good = true;
-  if (format == WeightFormat::kInt8) {
-    const auto* values = static_cast<const int8_t*>(to.values);
-    for (int64_t i = 0; i < rows.size() * slice.cols.size(); ++i) good &= values[i] != -128;
-    return good ? absl::OkStatus() : TensorError(source.values, "holds -128; values must lie in -127 to 127");
-  }
-  const Range groups{slice.cols.begin / kWeightGroup, slice.cols.end / kWeightGroup};
-  const int64_t all_groups = slice.tensor.cols / kWeightGroup;
-  RETURN_IF_ERROR(ReadSlice(source.n, all_groups, rows, groups, reinterpret_cast<std::byte*>(to.group_scales)));
-  RETURN_IF_ERROR(ReadSlice(source.m, all_groups, rows, groups, reinterpret_cast<std::byte*>(to.group_offsets)));
-  for (int64_t i = 0; i < rows.size() * groups.size(); ++i) {
-    const int n = to.group_scales[i], m = to.group_offsets[i];
-    good &= n >= 1 && n <= 16 && m >= -127 && m + 15 * n <= 127;
-  }
-  return good ? absl::OkStatus() : TensorError(source.n, "and its offsets leave the range of an int8 weight");
-}
-
-absl::Status MatrixLoader::LoadSlice(const TensorSlice& slice, int64_t first_row, OwnedMatrix& out,
-                                     QuantizationError* error) const {
-  const WeightFormat format = out.view.format;
-  ASSIGN_OR_RETURN(const Source source, Open(slice.tensor, slice.name, format));
-  const int64_t chunk = std::max<int64_t>(1, kChunkFloats / slice.tensor.cols);
-  std::mutex mutex;  // Guards *error.
-  return ParallelChunks(slice.rows.size(), chunk, threads_, [&](int64_t begin, int64_t end) -> absl::Status {
-    const Range rows{slice.rows.begin + begin, slice.rows.begin + end};
-    const int64_t out_row = first_row + begin;
-    const QuantizedRow to = RowAt(out, out_row);
-    if (!IsQuantized(format)) return CopyDense(source.values, slice, rows, format, static_cast<std::byte*>(to.values));
-    if (!source.quantized) {
-      QuantizationError lost;
-      RETURN_IF_ERROR(QuantizeRows(source.values, slice, rows, out_row, out, lost));
-      const std::lock_guard<std::mutex> lock(mutex);
-      if (error != nullptr) error->Add(lost);
-      return absl::OkStatus();
-    }
-    return ReadPrepared(source, slice, rows, format, to);
-  });
+  WeightSource source;
+  source.format = format;
+  source.rows = reader->rows();
+  source.cols = cols;
+  source.read = [reader](int64_t begin, int64_t end, const HostRows& out) { return reader->Read(begin, end, out); };
+  return source;
 }
 
 absl::StatusOr<std::vector<float>> MatrixLoader::LoadVector(const std::vector<TensorSlice>& slices) const {
-  std::vector<float> all, part;
+  std::vector<float> all;
+  Scratch scratch;
   for (const TensorSlice& slice : slices) {
-    ASSIGN_OR_RETURN(const Source source, Open(slice.tensor, slice.name, WeightFormat::kF32));
-    RETURN_IF_ERROR(ReadFloats(source.values, 1, slice.rows, {0, 1}, part));
-    all.insert(all.end(), part.begin(), part.end());
+    ASSIGN_OR_RETURN(const StoredTensor stored, Locate(slice.tensor, slice.name, WeightFormat::kF32));
+    RETURN_IF_ERROR(ReadFloats(stored.values, 1, slice.rows, {0, 1}, scratch));
+    all.insert(all.end(), scratch.floats.begin(), scratch.floats.end());
   }
   return all;
 }

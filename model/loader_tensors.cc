@@ -80,7 +80,7 @@ std::string StoredName(const ModelTensor& tensor, const ModelConfig& config, con
 
 absl::Status CheckTensors(const Checkpoint& checkpoint, const ModelConfig& config, const FormatPlan& formats,
                           bool prepared, bool log_ignored) {
-  const MatrixLoader loader(checkpoint, prepared, 1);
+  const MatrixLoader loader(checkpoint, prepared);
   std::set<std::string> known;
   for (const ModelTensor& tensor : ModelTensors(config.shape)) {
     const WeightFormat format = tensor.row->bias ? WeightFormat::kF32 : FormatOf(tensor.row->target, formats);

@@ -108,6 +108,27 @@ void AddOutputs(const Job& job, std::vector<TensorToWrite>& out) {
   out.push_back({StrCat(name, kGroupOffsetsSuffix), kSafeI8, {rows, groups}});
 }
 
+// Rows that one thread converts and writes at a time: about so many bytes of values.
+constexpr int64_t kChunkBytes = 256 << 10;
+
+// Rows [begin, end) of a matrix, made and written.
+absl::Status ConvertRows(const Job& job, const WeightSource& source, int64_t begin, int64_t end,
+                         SafetensorsWriter& writer) {
+  const RowBuffer buffer(job.format, end - begin, source.cols);
+  const HostRows& rows = buffer.rows();
+  RETURN_IF_ERROR(source.read(begin, end, rows));
+  const auto write = [&](size_t part, const void* from, int64_t row_bytes) {
+    const auto* const bytes = static_cast<const std::byte*>(from);
+    return writer.Write(job.first + part, static_cast<uint64_t>(begin * row_bytes),
+                        std::span(bytes, static_cast<size_t>((end - begin) * row_bytes)));
+  };
+  RETURN_IF_ERROR(write(0, rows.values, RowBytes(job.format, source.cols)));
+  if (rows.scales != nullptr) RETURN_IF_ERROR(write(1, rows.scales, sizeof(float)));
+  if (rows.group_scales == nullptr) return absl::OkStatus();
+  RETURN_IF_ERROR(write(2, rows.group_scales, source.cols / kWeightGroup));
+  return write(3, rows.group_offsets, source.cols / kWeightGroup);
+}
+
 // Converts one tensor and writes what becomes of it.
 absl::Status Convert(const Job& job, const MatrixLoader& loader, SafetensorsWriter& writer,
                      QuantizationReport& report) {
@@ -117,14 +138,15 @@ absl::Status Convert(const Job& job, const MatrixLoader& loader, SafetensorsWrit
     return writer.Write(job.first, 0, std::as_bytes(std::span(values)));
   }
   QuantizationError lost;
-  ASSIGN_OR_RETURN(const OwnedMatrix matrix, loader.Load({slice}, job.format, &lost));
-  RETURN_IF_ERROR(writer.Write(job.first, 0, std::span(matrix.values.get(), static_cast<size_t>(matrix.values_bytes))));
-  if (!IsQuantized(job.format)) return absl::OkStatus();
-  report.tensors.push_back({job.tensor.name, job.format, job.tensor.rows, job.tensor.cols, lost});
-  RETURN_IF_ERROR(writer.Write(job.first + 1, 0, std::as_bytes(std::span(matrix.scales))));
-  if (job.format != WeightFormat::kInt4) return absl::OkStatus();
-  RETURN_IF_ERROR(writer.Write(job.first + 2, 0, std::as_bytes(std::span(matrix.group_scales))));
-  return writer.Write(job.first + 3, 0, std::as_bytes(std::span(matrix.group_offsets)));
+  ASSIGN_OR_RETURN(const WeightSource source, loader.Open({slice}, job.format, &lost));
+  const int64_t chunk = SourceChunkRows(job.format, source.cols, kChunkBytes);
+  RETURN_IF_ERROR(ParallelChunks(source.rows, chunk, LoaderThreads(), [&](int64_t begin, int64_t end) {
+    return ConvertRows(job, source, begin, end, writer);
+  }));
+  if (IsQuantized(job.format)) {
+    report.tensors.push_back({job.tensor.name, job.format, job.tensor.rows, job.tensor.cols, lost});
+  }
+  return absl::OkStatus();
 }
 
 absl::Status CopyFiles(const std::string& from, const std::string& to) {
@@ -199,7 +221,7 @@ absl::StatusOr<QuantizationReport> PrepareModel(const std::string& model_dir, co
   RETURN_IF_ERROR(CheckTensors(*checkpoint, config, formats, false, /*log_ignored=*/true));
   ASSIGN_OR_RETURN(const std::unique_ptr<PendingFolder> folder, PendingFolder::Create(out_dir));
 
-  const MatrixLoader loader(*checkpoint, false, LoaderThreads());
+  const MatrixLoader loader(*checkpoint, false);
   std::vector<Job> jobs;
   std::vector<TensorToWrite> outputs;
   int64_t total = 0;

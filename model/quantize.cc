@@ -326,8 +326,4 @@ void DequantizeRow(WeightFormat format, const QuantizedRow& row, std::span<float
   }
 }
 
-bool AllFinite(std::span<const float> values) {
-  return std::isfinite(AbsMax(values.data(), static_cast<int64_t>(values.size())));
-}
-
 }  // namespace shoal

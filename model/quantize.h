@@ -67,9 +67,6 @@ bool QuantizeRowInt4(std::span<const float> row, const QuantizedRow& out, Quanti
 // The weights that a quantized row stands for.
 void DequantizeRow(WeightFormat format, const QuantizedRow& row, std::span<float> out);
 
-// True if no value is NaN or infinite.
-bool AllFinite(std::span<const float> values);
-
 namespace internal {
 
 // One build of the two quantizers; for tests that compare them.

@@ -1,13 +1,14 @@
 #include "model/weights.h"
 
+#include <atomic>
 #include <optional>
+#include <thread>
 #include <utility>
 
 #include "base/status_macros.h"
 #include "base/str_cat.h"
 #include "model/checkpoint.h"
 #include "model/loader_matrix.h"
-#include "model/loader_parallel.h"
 #include "model/loader_tensors.h"
 #include "model/prepare.h"
 #include "model/weight_table.h"
@@ -21,7 +22,7 @@ class RankLoader {
   RankLoader(const Checkpoint& checkpoint, bool prepared, const ModelConfig& config, const Plan& plan,
              const RankPlan& rank, Device& device, const LoadProgress& progress)
       : checkpoint_(checkpoint),
-        loader_(checkpoint, prepared, LoaderThreads()),
+        loader_(checkpoint, prepared),
         config_(config),
         plan_(plan),
         rank_(rank),
@@ -81,15 +82,36 @@ class RankLoader {
     return bytes;
   }
 
-  void Report(const std::vector<TensorSlice>& slices, WeightFormat format) {
-    for (const TensorSlice& slice : slices) done_bytes_ += loader_.BytesToRead(slice, format);
-    if (progress_) progress_(done_bytes_, total_bytes_);
+  void Report(int64_t bytes) {
+    done_bytes_.fetch_add(bytes, std::memory_order_relaxed);
+    // Only the thread that called: what listens may talk to other ranks.
+    if (progress_ && std::this_thread::get_id() == caller_) progress_(done_bytes_, total_bytes_);
   }
 
-  // Says which part of the model a device error is about. Waits for the copy, because the host memory goes away.
+  int64_t BytesToRead(const std::vector<TensorSlice>& slices, WeightFormat format) const {
+    int64_t bytes = 0;
+    for (const TensorSlice& slice : slices) bytes += loader_.BytesToRead(slice, format);
+    return bytes;
+  }
+
+  // The slices as a source that reports what has been read.
+  absl::StatusOr<WeightSource> Open(const std::vector<TensorSlice>& slices, WeightFormat format) {
+    ASSIGN_OR_RETURN(WeightSource source, loader_.Open(slices, format));
+    const int64_t row_bytes = source.rows == 0 ? 0 : BytesToRead(slices, format) / source.rows;
+    source.read = [this, row_bytes, read = std::move(source.read)](int64_t begin, int64_t end, const HostRows& out) {
+      RETURN_IF_ERROR(read(begin, end, out));
+      Report((end - begin) * row_bytes);
+      return absl::OkStatus();
+    };
+    return source;
+  }
+
+  // Says which part of the model a device error is about; what went wrong with a file says so itself. Waits for the
+  // copy, because the host memory goes away.
   template <typename T>
   absl::StatusOr<T> Copied(absl::StatusOr<T> result, WeightTarget target, int layer) {
     absl::Status status = result.status();
+    if (!status.ok() && !absl::IsResourceExhausted(status)) return status;
     if (status.ok()) status = device_.Synchronize();
     if (status.ok()) return result;
     const std::string place = layer < 0 ? "" : StrCat(" of layer ", layer);
@@ -99,41 +121,36 @@ class RankLoader {
   }
 
   absl::StatusOr<Weight> LoadMatrix(WeightTarget target, int layer) {
-    const WeightFormat format = FormatOf(target, plan_.formats);
-    const std::vector<TensorSlice> slices = Slices(target, layer, false);
-    ASSIGN_OR_RETURN(OwnedMatrix matrix, loader_.Load(slices, format));
-    matrix.view.group = GroupOf(target, config_.shape);
+    ASSIGN_OR_RETURN(WeightSource source, Open(Slices(target, layer, false), FormatOf(target, plan_.formats)));
+    if (source.rows == 0 || source.cols == 0) return Weight{};  // A rank without a share of it.
+    source.group = GroupOf(target, config_.shape);
     const std::vector<TensorSlice> biases = Slices(target, layer, true);
+    std::vector<float> bias;
     if (!biases.empty()) {
-      ASSIGN_OR_RETURN(matrix.bias, loader_.LoadVector(biases));
-      matrix.view.bias = matrix.bias.data();
+      ASSIGN_OR_RETURN(bias, loader_.LoadVector(biases));
+      source.bias = bias.data();
+      Report(BytesToRead(biases, WeightFormat::kF32));
     }
-    if (matrix.view.rows == 0 || matrix.view.cols == 0) return Weight{};  // A rank without a share of it.
-    ASSIGN_OR_RETURN(const Weight weight, Copied(device_.LoadWeight(matrix.view), target, layer));
-    Report(slices, format);
-    if (!biases.empty()) Report(biases, WeightFormat::kF32);
-    return weight;
+    return Copied(device_.LoadWeight(source), target, layer);
   }
 
   absl::StatusOr<Tensor> LoadNorm(WeightTarget target, int layer) {
     const std::vector<TensorSlice> slices = Slices(target, layer, false);
     if (slices.empty()) return Tensor{};
     ASSIGN_OR_RETURN(std::vector<float> gain, loader_.LoadVector(slices));
+    Report(BytesToRead(slices, WeightFormat::kF32));
     const Tensor host = MakeTensor(gain.data(), DType::kF32, {static_cast<int64_t>(gain.size())});
-    ASSIGN_OR_RETURN(const Tensor tensor, Copied(device_.LoadTensor(host), target, layer));
-    Report(slices, WeightFormat::kF32);
-    return tensor;
+    return Copied(device_.LoadTensor(host), target, layer);
   }
 
   absl::StatusOr<Tensor> LoadEmbedding() {
     const WeightFormat format = plan_.formats.embedding;
-    const std::vector<TensorSlice> slices = Slices(WeightTarget::kEmbedding, -1, false);
-    ASSIGN_OR_RETURN(OwnedMatrix matrix, loader_.Load(slices, format));
+    ASSIGN_OR_RETURN(const WeightSource source, Open(Slices(WeightTarget::kEmbedding, -1, false), format));
     const DType type = format == WeightFormat::kF32 ? DType::kF32 : DType::kBF16;
-    const Tensor host = MakeTensor(matrix.values.get(), type, {matrix.view.rows, matrix.view.cols});
-    ASSIGN_OR_RETURN(const Tensor tensor, Copied(device_.LoadTensor(host), WeightTarget::kEmbedding, -1));
-    Report(slices, format);
-    return tensor;
+    TableSource table;
+    table.shape = MakeTensor(nullptr, type, {source.rows, source.cols});
+    table.read = [&](int64_t begin, int64_t end, std::byte* out) { return source.read(begin, end, {.values = out}); };
+    return Copied(device_.LoadTensor(table), WeightTarget::kEmbedding, -1);
   }
 
   absl::StatusOr<LayerWeights> LoadLayer(int layer) {
@@ -156,7 +173,8 @@ class RankLoader {
   const RankPlan& rank_;
   Device& device_;
   const LoadProgress& progress_;
-  int64_t done_bytes_ = 0;
+  const std::thread::id caller_ = std::this_thread::get_id();
+  std::atomic<int64_t> done_bytes_{0};
   int64_t total_bytes_ = 0;
 };
 

@@ -1,4 +1,5 @@
 // The host CPU as a Device: work is done at once, in the caller's thread and its pool.
+#include <algorithm>
 #include <cstring>
 #include <vector>
 
@@ -16,6 +17,9 @@
 namespace shoal {
 namespace {
 
+// Of a table at a time: a source that checks what it has read finds it in the cache.
+constexpr int64_t kTableChunkBytes = 256 << 10;
+
 class CpuDevice final : public Device {
  public:
   CpuDevice(int threads, int64_t memory_budget, const cpu::KernelTable& kernels)
@@ -25,48 +29,51 @@ class CpuDevice final : public Device {
     return memory_.Allocate(kind, bytes);
   }
 
-  absl::StatusOr<Weight> LoadWeight(const HostWeight& host) override {
-    CheckHostWeight(host);
-    const int64_t bytes = WeightBytes(host.format, host.rows, host.cols, host.bias != nullptr);
+  absl::StatusOr<Weight> LoadWeight(const WeightSource& source) override {
+    CheckWeightSource(source);
+    const int64_t bytes = WeightBytes(source.format, source.rows, source.cols, source.bias != nullptr);
     ASSIGN_OR_RETURN(std::unique_ptr<Buffer> buffer, memory_.Allocate(MemoryKind::kWeights, bytes));
     Weight weight;
-    weight.format = host.format;
-    weight.rows = host.rows;
-    weight.cols = host.cols;
-    weight.group = host.group;
-    const int64_t blocks = (host.rows + kRowBlock - 1) / kRowBlock, padded = blocks * kRowBlock;
+    weight.format = source.format;
+    weight.rows = source.rows;
+    weight.cols = source.cols;
+    weight.group = source.group;
+    const int64_t blocks = (source.rows + kRowBlock - 1) / kRowBlock, padded = blocks * kRowBlock;
     // In the order of falling alignment, so that every part starts where wide loads like it.
     Parts parts(buffer->data());
-    if (host.bias != nullptr) weight.bias = parts.Take(DType::kF32, {padded});
-    switch (host.format) {
+    if (source.bias != nullptr) weight.bias = parts.Take(DType::kF32, {padded});
+    switch (source.format) {
       case WeightFormat::kF32:
       case WeightFormat::kBF16:
-        weight.values =
-            parts.Take(host.format == WeightFormat::kF32 ? DType::kF32 : DType::kBF16, {blocks, host.cols, kRowBlock});
+        weight.values = parts.Take(source.format == WeightFormat::kF32 ? DType::kF32 : DType::kBF16,
+                                   {blocks, source.cols, kRowBlock});
         break;
       case WeightFormat::kInt8:
         weight.scales = parts.Take(DType::kF32, {padded});
-        weight.values = parts.Take(DType::kU8, {blocks, host.cols, kRowBlock});
+        weight.values = parts.Take(DType::kU8, {blocks, source.cols, kRowBlock});
         break;
       case WeightFormat::kInt4:
         weight.scales = parts.Take(DType::kF32, {padded});
-        weight.values = parts.Take(DType::kU8, {blocks, host.cols / kWeightGroup, 256});
-        weight.group_offsets = parts.Take(DType::kI8, {blocks, host.cols / kWeightGroup, 16});
-        weight.group_scales = parts.Take(DType::kU8, {blocks, host.cols / kWeightGroup, 8});
+        weight.values = parts.Take(DType::kU8, {blocks, source.cols / kWeightGroup, 256});
+        weight.group_offsets = parts.Take(DType::kI8, {blocks, source.cols / kWeightGroup, 16});
+        weight.group_scales = parts.Take(DType::kU8, {blocks, source.cols / kWeightGroup, 8});
         break;
     }
     SHOAL_CHECK_EQ(parts.next() - buffer->data(), bytes);
-    cpu::PackWeight(host, pool_, weight);
+    RETURN_IF_ERROR(cpu::PackWeight(source, pool_, weight));
     owned_.push_back(std::move(buffer));
     return weight;
   }
 
-  absl::StatusOr<Tensor> LoadTensor(const Tensor& host) override {
-    SHOAL_CHECK(host.contiguous());
-    ASSIGN_OR_RETURN(std::unique_ptr<Buffer> buffer, memory_.Allocate(MemoryKind::kWeights, host.bytes()));
-    Tensor tensor = host;
+  absl::StatusOr<Tensor> LoadTensor(const TableSource& source) override {
+    Tensor tensor = source.shape;
+    ASSIGN_OR_RETURN(std::unique_ptr<Buffer> buffer, memory_.Allocate(MemoryKind::kWeights, tensor.bytes()));
     tensor.data = buffer->data();
-    std::memcpy(tensor.data, host.data, host.bytes());
+    const int64_t row_bytes = tensor.cols() * SizeOf(tensor.dtype);
+    const int64_t chunk = std::max<int64_t>(1, kTableChunkBytes / row_bytes);
+    RETURN_IF_ERROR(ForChunks(pool_, tensor.rows(), 1, chunk, [&](int64_t begin, int64_t end) {
+      return source.read(begin, end, tensor.data + begin * row_bytes);
+    }));
     owned_.push_back(std::move(buffer));
     return tensor;
   }

@@ -3,78 +3,81 @@
 #include <algorithm>
 #include <cstring>
 
+#include "base/status_macros.h"
+#include "kernels/cpu/pack_block.h"
+
 namespace shoal::cpu {
 namespace {
 
-template <typename W>
-void PackDense(const HostWeight& host, int64_t block, W* out) {
-  const W* in = static_cast<const W*>(host.values);
-  const int64_t rows = std::min(kRowBlock, host.rows - block * kRowBlock);
-  out += block * kRowBlock * host.cols;
-  for (int64_t r = 0; r < rows; ++r) {
-    const W* row = in + (block * kRowBlock + r) * host.cols;
-    for (int64_t k = 0; k < host.cols; ++k) out[k * kRowBlock + r] = row[k];
-  }
+// Values that are read before they are packed: they and their packed form fit a core's second-level cache.
+constexpr int64_t kChunkBytes = 256 << 10;
+
+// Makes rows [begin, end) those of zeros: what fills up the last block.
+void ClearRows(WeightFormat format, int64_t cols, int64_t begin, int64_t end, const HostRows& rows) {
+  const HostRows at = rows.From(format, cols, begin);
+  const int64_t n = end - begin, groups = n * (cols / kWeightGroup);
+  std::memset(at.values, 0, n * RowBytes(format, cols));
+  if (at.scales != nullptr) std::fill_n(at.scales, n, 0.0f);
+  if (at.group_scales != nullptr) std::fill_n(at.group_scales, groups, uint8_t{1});
+  if (at.group_offsets != nullptr) std::fill_n(at.group_offsets, groups, int8_t{0});
 }
 
-void PackInt8(const HostWeight& host, int64_t block, uint8_t* out) {
-  const int8_t* in = static_cast<const int8_t*>(host.values);
-  const int64_t rows = std::min(kRowBlock, host.rows - block * kRowBlock);
-  out += block * kRowBlock * host.cols;
-  for (int64_t r = 0; r < rows; ++r) {
-    const int8_t* row = in + (block * kRowBlock + r) * host.cols;
-    for (int64_t k = 0; k < host.cols; k += 4) {
-      for (int64_t j = 0; j < 4; ++j) out[k * 16 + r * 4 + j] = static_cast<uint8_t>(row[k + j] + 128);
-    }
-  }
-}
-
-void PackInt4(const HostWeight& host, int64_t block, const Weight& weight) {
-  const int64_t groups = host.cols / kWeightGroup;
-  const int64_t rows = std::min(kRowBlock, host.rows - block * kRowBlock);
-  for (int64_t r = 0; r < rows; ++r) {
-    const int64_t row = block * kRowBlock + r;
-    const uint8_t* in = static_cast<const uint8_t*>(host.values) + row * (host.cols / 2);
-    for (int64_t g = 0; g < groups; ++g, in += kWeightGroup / 2) {
-      const int64_t at = block * groups + g;
-      uint8_t* out = weight.values.As<uint8_t>() + at * 256;
-      for (int64_t k = 0; k < kWeightGroup; ++k) {
-        const int q = in[k / 2] >> (k % 2 * 4) & 15;
-        out[k / 8 * 64 + r * 4 + k % 4] |= static_cast<uint8_t>(k % 8 < 4 ? q : q << 4);
+// Packs 16 canonical rows as block `block`.
+void PackBlock(const HostRows& rows, int64_t block, const Weight& weight) {
+  const int64_t cols = weight.cols, groups = cols / kWeightGroup;
+  const int64_t stride = RowBytes(weight.format, cols);
+  auto* const out = weight.values.data + block * kRowBlock * stride;
+  const auto* const in = reinterpret_cast<const uint8_t*>(rows.values);
+  switch (weight.format) {
+    case WeightFormat::kF32:
+      PackDense<Words, 4>(rows.values, cols, out);
+      return;
+    case WeightFormat::kBF16:
+      PackDense<Halves, 8>(rows.values, cols, out);
+      return;
+    case WeightFormat::kInt8:
+      for (int64_t g = 0; g < groups; ++g) {
+        PackInt8Group(in + g * 32, stride, reinterpret_cast<uint8_t*>(out) + g * 512);
       }
-      const int n = host.group_scales[row * groups + g] - 1;
-      SHOAL_CHECK(n >= 0 && n < 16);
-      weight.group_scales.As<uint8_t>()[at * 8 + r % 8] |= static_cast<uint8_t>(r < 8 ? n : n << 4);
-      weight.group_offsets.As<int8_t>()[at * 16 + r] = host.group_offsets[row * groups + g];
-    }
+      return;
+    case WeightFormat::kInt4:
+      for (int64_t g = 0; g < groups; ++g) {
+        PackInt4Group(in + g * 16, stride, reinterpret_cast<uint8_t*>(out) + g * 256);
+      }
+      SHOAL_CHECK(PackGroupScales(rows.group_scales, groups, weight.group_scales.As<uint8_t>() + block * groups * 8));
+      PackGroupOffsets(reinterpret_cast<const uint8_t*>(rows.group_offsets), groups,
+                       weight.group_offsets.As<uint8_t>() + block * groups * 16);
+      return;
   }
+}
+
+// Reads and packs blocks [begin, end) through `buffer`.
+absl::Status PackBlocks(const WeightSource& source, int64_t begin, int64_t end, const HostRows& buffer,
+                        const Weight& weight) {
+  const int64_t first = begin * kRowBlock, padded = (end - begin) * kRowBlock;
+  const int64_t rows = std::min(source.rows - first, padded);
+  RETURN_IF_ERROR(source.read(first, first + rows, buffer));
+  ClearRows(source.format, source.cols, rows, padded, buffer);
+  for (int64_t block = begin; block < end; ++block) {
+    PackBlock(buffer.From(source.format, source.cols, (block - begin) * kRowBlock), block, weight);
+  }
+  if (buffer.scales != nullptr) {
+    std::memcpy(weight.scales.As<float>() + first, buffer.scales, padded * sizeof(float));
+  }
+  return absl::OkStatus();
 }
 
 }  // namespace
 
-void PackWeight(const HostWeight& host, ThreadPool& pool, Weight& weight) {
-  const int64_t blocks = (host.rows + kRowBlock - 1) / kRowBlock;
-  pool.ParallelFor(blocks, 1, [&](int64_t begin, int64_t end, int) {
-    for (int64_t block = begin; block < end; ++block) {
-      switch (host.format) {
-        case WeightFormat::kF32:
-          PackDense(host, block, weight.values.As<float>());
-          break;
-        case WeightFormat::kBF16:
-          PackDense(host, block, weight.values.As<uint16_t>());
-          break;
-        case WeightFormat::kInt8:
-          PackInt8(host, block, weight.values.As<uint8_t>());
-          break;
-        case WeightFormat::kInt4:
-          PackInt4(host, block, weight);
-          break;
-      }
-    }
+absl::Status PackWeight(const WeightSource& source, ThreadPool& pool, Weight& weight) {
+  const int64_t blocks = (source.rows + kRowBlock - 1) / kRowBlock;
+  const int64_t chunk = SourceChunkRows(source.format, source.cols, kChunkBytes);
+  if (source.bias != nullptr) std::memcpy(weight.bias.data, source.bias, source.rows * sizeof(float));
+  // Each worker the blocks that it multiplies later: on a machine with several memories they come to lie in its own.
+  return ForChunks(pool, blocks, 1, chunk / kRowBlock, [&](int64_t begin, int64_t end) {
+    const RowBuffer buffer(source.format, (end - begin) * kRowBlock, source.cols);
+    return PackBlocks(source, begin, end, buffer.rows(), weight);
   });
-  const size_t vector_bytes = static_cast<size_t>(host.rows) * sizeof(float);
-  if (IsQuantized(host.format)) std::memcpy(weight.scales.data, host.scales, vector_bytes);
-  if (host.bias != nullptr) std::memcpy(weight.bias.data, host.bias, vector_bytes);
 }
 
 }  // namespace shoal::cpu

@@ -7,12 +7,14 @@
 //     group_offsets [rows / 16][cols / 32][16] bytes: m
 #pragma once
 
+#include "absl/status/status.h"
 #include "base/thread_pool.h"
-#include "kernels/weight.h"
+#include "kernels/weight_source.h"
 
 namespace shoal::cpu {
 
-// Copies `host` into `weight`, whose tensors already point at zeroed memory of the right sizes.
-void PackWeight(const HostWeight& host, ThreadPool& pool, Weight& weight);
+// Reads `source` into `weight`, whose tensors already point at zeroed memory of the right sizes, through some hundred
+// kilobytes for each worker. Errors: those of the source.
+absl::Status PackWeight(const WeightSource& source, ThreadPool& pool, Weight& weight);
 
 }  // namespace shoal::cpu

@@ -1,12 +1,15 @@
 #include "kernels/cuda/cuda_device.h"
 
+#include <algorithm>
 #include <cstring>
 #include <map>
 #include <utility>
 #include <vector>
 
+#include "base/cores.h"
 #include "base/status_macros.h"
 #include "base/str_cat.h"
+#include "base/thread_pool.h"
 #include "kernels/cuda/arena.h"
 #include "kernels/cuda/cuda_ops.h"
 #include "kernels/cuda/cuda_peer_link.h"
@@ -21,6 +24,10 @@ namespace {
 // Copies up to this size pass through page-locked memory of the device's own, so that they do not wait for one another.
 constexpr int64_t kSmallCopy = 64 << 10;
 constexpr int64_t kSmallCopies = int64_t{2} << 20;
+
+// Bytes of weights that a thread makes at a time, and the most threads that do so.
+constexpr int64_t kReadBytes = 256 << 10;
+int LoadThreads() { return std::min(CoresAllowed(), 16); }
 
 absl::StatusOr<Path> ChoosePath(const std::string& name, const GpuInfo& gpu) {
   if (name == "dp4a") return Path::kDp4a;
@@ -64,48 +71,57 @@ class CudaDevice final : public Device {
     return arena_.Allocate(kind, bytes);
   }
 
-  absl::StatusOr<Weight> LoadWeight(const HostWeight& host) override {
-    CheckHostWeight(host);
-    const int64_t bytes = WeightBytes(host.format, host.rows, host.cols, host.bias != nullptr);
+  absl::StatusOr<Weight> LoadWeight(const WeightSource& source) override {
+    CheckWeightSource(source);
+    const int64_t bytes = WeightBytes(source.format, source.rows, source.cols, source.bias != nullptr);
     ASSIGN_OR_RETURN(std::unique_ptr<Buffer> buffer, arena_.Allocate(MemoryKind::kWeights, bytes));
-    const int64_t padded = (host.rows + kRowBlock - 1) / kRowBlock * kRowBlock, groups = host.cols / kWeightGroup;
+    const int64_t padded = (source.rows + kRowBlock - 1) / kRowBlock * kRowBlock, groups = source.cols / kWeightGroup;
     Weight w;
-    w.format = host.format;
-    w.rows = host.rows;
-    w.cols = host.cols;
-    w.group = host.group;
+    w.format = source.format;
+    w.rows = source.rows;
+    w.cols = source.cols;
+    w.group = source.group;
     // In the order of falling alignment.
     Parts parts(buffer->data());
-    if (host.bias != nullptr) w.bias = parts.Take(DType::kF32, {padded});
-    if (IsQuantized(host.format)) w.scales = parts.Take(DType::kF32, {padded});
-    switch (host.format) {
+    if (source.bias != nullptr) w.bias = parts.Take(DType::kF32, {padded});
+    if (IsQuantized(source.format)) w.scales = parts.Take(DType::kF32, {padded});
+    switch (source.format) {
       case WeightFormat::kF32:
-        w.values = parts.Take(DType::kF32, {padded, host.cols});
+        w.values = parts.Take(DType::kF32, {padded, source.cols});
         break;
       case WeightFormat::kBF16:
-        w.values = parts.Take(DType::kBF16, {padded, host.cols});
+        w.values = parts.Take(DType::kBF16, {padded, source.cols});
         break;
       case WeightFormat::kInt8:
-        w.values = parts.Take(DType::kI8, {padded, host.cols});
+        w.values = parts.Take(DType::kI8, {padded, source.cols});
         break;
       case WeightFormat::kInt4:
-        w.values = parts.Take(DType::kU8, {padded, host.cols / 2});
+        w.values = parts.Take(DType::kU8, {padded, source.cols / 2});
         w.group_offsets = parts.Take(DType::kI8, {padded, groups});
         w.group_scales = parts.Take(DType::kU8, {padded * groups / 2});
         break;
     }
     SHOAL_CHECK_EQ(parts.next() - buffer->data(), bytes);
-    RETURN_IF_ERROR(Upload(host, w));
+    RETURN_IF_ERROR(Upload(source, w));
     owned_.push_back(std::move(buffer));
     return w;
   }
 
-  absl::StatusOr<Tensor> LoadTensor(const Tensor& host) override {
-    SHOAL_CHECK(host.contiguous());
-    ASSIGN_OR_RETURN(std::unique_ptr<Buffer> buffer, arena_.Allocate(MemoryKind::kWeights, host.bytes()));
-    Tensor tensor = host;
+  absl::StatusOr<Tensor> LoadTensor(const TableSource& source) override {
+    Tensor tensor = source.shape;
+    ASSIGN_OR_RETURN(std::unique_ptr<Buffer> buffer, arena_.Allocate(MemoryKind::kWeights, tensor.bytes()));
     tensor.data = buffer->data();
-    RETURN_IF_ERROR(UploadBytes(host.data, host.bytes(), tensor.data));
+    const int64_t row_bytes = tensor.cols() * SizeOf(tensor.dtype);
+    const int64_t chunk = std::max<int64_t>(1, Staging::kSlotBytes / row_bytes);
+    const auto rows = std::make_unique_for_overwrite<std::byte[]>(std::min(chunk, tensor.rows()) * row_bytes);
+    ThreadPool pool(LoadThreads());
+    for (int64_t begin = 0; begin < tensor.rows(); begin += chunk) {
+      const int64_t n = std::min(chunk, tensor.rows() - begin), part = std::max<int64_t>(1, kReadBytes / row_bytes);
+      RETURN_IF_ERROR(ForChunks(pool, n, 1, part, [&](int64_t from, int64_t to) {
+        return source.read(begin + from, begin + to, rows.get() + from * row_bytes);
+      }));
+      RETURN_IF_ERROR(UploadBytes(rows.get(), n * row_bytes, tensor.data + begin * row_bytes));
+    }
     owned_.push_back(std::move(buffer));
     return tensor;
   }
@@ -199,19 +215,36 @@ class CudaDevice final : public Device {
     });
   }
 
-  absl::Status Upload(const HostWeight& host, const Weight& w) {
-    const int64_t vector_bytes = host.rows * static_cast<int64_t>(sizeof(float));
-    if (host.bias != nullptr) RETURN_IF_ERROR(UploadBytes(host.bias, vector_bytes, w.bias.data));
-    if (IsQuantized(host.format)) RETURN_IF_ERROR(UploadBytes(host.scales, vector_bytes, w.scales.data));
-    const int64_t value_bytes = host.rows * w.values.cols() * SizeOf(w.values.dtype);
-    if (host.format != WeightFormat::kInt4) return UploadBytes(host.values, value_bytes, w.values.data);
-    RETURN_IF_ERROR(staging_.Copy(w.values.data, value_bytes, [&](int64_t begin, int64_t n, std::byte* slot) {
-      PackNibbles(static_cast<const uint8_t*>(host.values) + begin, n, reinterpret_cast<uint8_t*>(slot));
+  // Rows pass through host memory of about a slot, read by many threads, then through the slots.
+  absl::Status Upload(const WeightSource& source, const Weight& w) {
+    if (source.bias != nullptr) RETURN_IF_ERROR(UploadBytes(source.bias, source.rows * 4, w.bias.data));
+    const int64_t chunk = SourceChunkRows(source.format, source.cols, Staging::kSlotBytes);
+    const int64_t part = std::min(chunk, SourceChunkRows(source.format, source.cols, kReadBytes));
+    const RowBuffer buffer(source.format, std::min(chunk, source.rows), source.cols);
+    ThreadPool pool(LoadThreads());
+    for (int64_t begin = 0; begin < source.rows; begin += chunk) {
+      const int64_t n = std::min(chunk, source.rows - begin);
+      RETURN_IF_ERROR(ForChunks(pool, n, kRowBlock, part, [&](int64_t from, int64_t to) {
+        return source.read(begin + from, begin + to, buffer.rows().From(source.format, source.cols, from));
+      }));
+      RETURN_IF_ERROR(UploadRows(buffer.rows(), begin, n, w));
+    }
+    return absl::OkStatus();
+  }
+
+  // `n` canonical rows as rows [begin, begin + n), where begin is a multiple of kRowBlock.
+  absl::Status UploadRows(const HostRows& rows, int64_t begin, int64_t n, const Weight& w) {
+    const int64_t row_bytes = RowBytes(w.format, w.cols), groups = w.cols / kWeightGroup;
+    std::byte* const values = w.values.data + begin * row_bytes;
+    if (rows.scales != nullptr) RETURN_IF_ERROR(UploadBytes(rows.scales, n * 4, w.scales.data + begin * 4));
+    if (w.format != WeightFormat::kInt4) return UploadBytes(rows.values, n * row_bytes, values);
+    RETURN_IF_ERROR(staging_.Copy(values, n * row_bytes, [&](int64_t from, int64_t bytes, std::byte* slot) {
+      PackNibbles(reinterpret_cast<const uint8_t*>(rows.values) + from, bytes, reinterpret_cast<uint8_t*>(slot));
     }));
-    const int64_t groups = host.rows * (host.cols / kWeightGroup);
-    RETURN_IF_ERROR(UploadBytes(host.group_offsets, groups, w.group_offsets.data));
-    return staging_.Copy(w.group_scales.data, (groups + 1) / 2, [&](int64_t begin, int64_t n, std::byte* slot) {
-      PackGroupScales(host.group_scales, 2 * begin, groups, n, reinterpret_cast<uint8_t*>(slot));
+    RETURN_IF_ERROR(UploadBytes(rows.group_offsets, n * groups, w.group_offsets.data + begin * groups));
+    std::byte* const scales = w.group_scales.data + begin * groups / 2;
+    return staging_.Copy(scales, (n * groups + 1) / 2, [&](int64_t from, int64_t bytes, std::byte* slot) {
+      PackGroupScales(rows.group_scales, 2 * from, n * groups, bytes, reinterpret_cast<uint8_t*>(slot));
     });
   }
 

@@ -1,4 +1,4 @@
-// From canonical weights (HostWeight) to the layout of linear_weights.cuh, in pieces, on the host.
+// From canonical weights (HostRows) to the layout of linear_weights.cuh, in pieces, on the host.
 #pragma once
 
 #include <cstdint>

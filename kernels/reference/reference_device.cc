@@ -17,45 +17,41 @@ class ReferenceDevice final : public Device {
     return memory_.Allocate(kind, bytes);
   }
 
-  absl::StatusOr<Weight> LoadWeight(const HostWeight& host) override {
-    CheckHostWeight(host);
-    const int64_t bytes = WeightBytes(host.format, host.rows, host.cols, host.bias != nullptr);
+  absl::StatusOr<Weight> LoadWeight(const WeightSource& source) override {
+    CheckWeightSource(source);
+    const int64_t bytes = WeightBytes(source.format, source.rows, source.cols, source.bias != nullptr);
     ASSIGN_OR_RETURN(std::unique_ptr<Buffer> buffer, memory_.Allocate(MemoryKind::kWeights, bytes));
     // The buffer holds the budget's place; canonical n takes a whole byte, so the values live beside it.
     Weight w;
-    w.format = host.format;
-    w.rows = host.rows;
-    w.cols = host.cols;
-    w.group = host.group;
-    const int64_t groups = host.cols / kWeightGroup;
-    switch (host.format) {
-      case WeightFormat::kF32:
-        w.values = Copy(host.values, DType::kF32, {host.rows, host.cols});
-        break;
-      case WeightFormat::kBF16:
-        w.values = Copy(host.values, DType::kBF16, {host.rows, host.cols});
-        break;
-      case WeightFormat::kInt8:
-        w.values = Copy(host.values, DType::kI8, {host.rows, host.cols});
-        break;
-      case WeightFormat::kInt4:
-        w.values = Copy(host.values, DType::kU8, {host.rows, host.cols / 2});
-        w.group_scales = Copy(host.group_scales, DType::kU8, {host.rows, groups});
-        w.group_offsets = Copy(host.group_offsets, DType::kI8, {host.rows, groups});
-        break;
+    w.format = source.format;
+    w.rows = source.rows;
+    w.cols = source.cols;
+    w.group = source.group;
+    const int64_t groups = source.cols / kWeightGroup;
+    const DType types[] = {DType::kF32, DType::kBF16, DType::kI8, DType::kU8};
+    const bool int4 = source.format == WeightFormat::kInt4;
+    w.values = Make(types[static_cast<int>(source.format)], {source.rows, int4 ? source.cols / 2 : source.cols});
+    if (IsQuantized(source.format)) w.scales = Make(DType::kF32, {source.rows});
+    if (int4) {
+      w.group_scales = Make(DType::kU8, {source.rows, groups});
+      w.group_offsets = Make(DType::kI8, {source.rows, groups});
     }
-    if (IsQuantized(host.format)) w.scales = Copy(host.scales, DType::kF32, {host.rows});
-    if (host.bias != nullptr) w.bias = Copy(host.bias, DType::kF32, {host.rows});
+    RETURN_IF_ERROR(
+        source.read(0, source.rows,
+                    {w.values.data, w.scales.As<float>(), w.group_scales.As<uint8_t>(), w.group_offsets.As<int8_t>()}));
+    if (source.bias != nullptr) {
+      w.bias = Make(DType::kF32, {source.rows});
+      std::memcpy(w.bias.data, source.bias, w.bias.bytes());
+    }
     owned_.push_back(std::move(buffer));
     return w;
   }
 
-  absl::StatusOr<Tensor> LoadTensor(const Tensor& host) override {
-    SHOAL_CHECK(host.contiguous());
-    ASSIGN_OR_RETURN(std::unique_ptr<Buffer> buffer, memory_.Allocate(MemoryKind::kWeights, host.bytes()));
-    Tensor tensor = host;
+  absl::StatusOr<Tensor> LoadTensor(const TableSource& source) override {
+    Tensor tensor = source.shape;
+    ASSIGN_OR_RETURN(std::unique_ptr<Buffer> buffer, memory_.Allocate(MemoryKind::kWeights, tensor.bytes()));
     tensor.data = buffer->data();
-    std::memcpy(tensor.data, host.data, host.bytes());
+    RETURN_IF_ERROR(source.read(0, tensor.rows(), tensor.data));
     owned_.push_back(std::move(buffer));
     return tensor;
   }
@@ -75,10 +71,9 @@ class ReferenceDevice final : public Device {
   std::string description() const override { return "reference, 1 thread, double precision"; }
 
  private:
-  Tensor Copy(const void* from, DType dtype, std::initializer_list<int64_t> shape) {
+  Tensor Make(DType dtype, std::initializer_list<int64_t> shape) {
     Tensor t = MakeTensor(nullptr, dtype, shape);
-    const auto* bytes = static_cast<const std::byte*>(from);
-    t.data = copies_.emplace_back(std::make_unique<std::vector<std::byte>>(bytes, bytes + t.bytes()))->data();
+    t.data = copies_.emplace_back(std::make_unique<std::vector<std::byte>>(t.bytes()))->data();
     return t;
   }
 

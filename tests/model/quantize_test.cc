@@ -1,3 +1,4 @@
+#include "model/loader_check.h"
 #include "model/quantize.h"
 
 #include <cmath>

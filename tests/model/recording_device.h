@@ -1,6 +1,7 @@
 // A device that keeps matrices in canonical form, so that tests can see what a loader gave it.
 #pragma once
 
+#include <algorithm>
 #include <cstring>
 #include <deque>
 #include <memory>
@@ -8,6 +9,7 @@
 #include <vector>
 
 #include "absl/status/status.h"
+#include "base/status_macros.h"
 #include "kernels/device.h"
 #include "model/quantize.h"
 
@@ -20,29 +22,43 @@ class RecordingDevice : public Device {
   absl::StatusOr<std::unique_ptr<Buffer>> Allocate(MemoryKind, int64_t) override {
     return absl::UnimplementedError("not part of loading");
   }
-  absl::StatusOr<Weight> LoadWeight(const HostWeight& host) override {
-    const int64_t bytes = WeightBytes(host.format, host.rows, host.cols, host.bias != nullptr);
+  absl::StatusOr<Weight> LoadWeight(const WeightSource& source) override {
+    const int64_t bytes = WeightBytes(source.format, source.rows, source.cols, source.bias != nullptr);
     if (ledger_.budget > 0 && ledger_.total() + bytes > ledger_.budget) return absl::ResourceExhaustedError("budget");
     ledger_.used[0] += bytes;
     Weight weight;
-    weight.format = host.format;
-    weight.rows = host.rows;
-    weight.cols = host.cols;
-    weight.group = host.group;
-    const int64_t groups = host.cols / kWeightGroup;
+    weight.format = source.format;
+    weight.rows = source.rows;
+    weight.cols = source.cols;
+    weight.group = source.group;
+    const int64_t groups = source.cols / kWeightGroup;
     const DType types[] = {DType::kF32, DType::kBF16, DType::kI8, DType::kU8};
-    const DType type = types[static_cast<int>(host.format)];
-    const int64_t columns = host.format == WeightFormat::kInt4 ? host.cols / 2 : host.cols;
-    weight.values = Keep(host.values, type, host.rows, columns);
-    weight.scales = Keep(host.scales, DType::kF32, host.rows, 1);
-    weight.group_scales = Keep(host.group_scales, DType::kU8, host.rows, groups);
-    weight.group_offsets = Keep(host.group_offsets, DType::kI8, host.rows, groups);
-    weight.bias = Keep(host.bias, DType::kF32, host.rows, 1);
+    const DType type = types[static_cast<int>(source.format)];
+    const bool int4 = source.format == WeightFormat::kInt4;
+    weight.values = Make(type, source.rows, int4 ? source.cols / 2 : source.cols);
+    if (IsQuantized(source.format)) weight.scales = Make(DType::kF32, source.rows, 1);
+    if (int4) {
+      weight.group_scales = Make(DType::kU8, source.rows, groups);
+      weight.group_offsets = Make(DType::kI8, source.rows, groups);
+    }
+    const HostRows rows{weight.values.data, weight.scales.As<float>(), weight.group_scales.As<uint8_t>(),
+                        weight.group_offsets.As<int8_t>()};
+    // In pieces of an odd length, as no device does it: sources must bear it.
+    for (int64_t begin = 0; begin < source.rows; begin += kPieceRows) {
+      const int64_t end = std::min(begin + kPieceRows, source.rows);
+      RETURN_IF_ERROR(source.read(begin, end, rows.From(source.format, source.cols, begin)));
+    }
+    if (source.bias != nullptr) {
+      weight.bias = Make(DType::kF32, source.rows, 1);
+      std::memcpy(weight.bias.data, source.bias, weight.bias.bytes());
+    }
     return weight;
   }
-  absl::StatusOr<Tensor> LoadTensor(const Tensor& host) override {
-    ledger_.used[0] += host.bytes();
-    return Keep(host.data, host.dtype, host.rows(), host.cols());
+  absl::StatusOr<Tensor> LoadTensor(const TableSource& source) override {
+    ledger_.used[0] += source.shape.bytes();
+    const Tensor table = Make(source.shape.dtype, source.shape.rows(), source.shape.cols());
+    RETURN_IF_ERROR(source.read(0, table.rows(), table.data));
+    return table;
   }
   void CopyIn(const void*, Tensor) override {}
   void CopyOut(Tensor, void*) override {}
@@ -53,11 +69,10 @@ class RecordingDevice : public Device {
   std::string description() const override { return "recording"; }
 
  private:
-  Tensor Keep(const void* data, DType type, int64_t rows, int64_t cols) {
-    if (data == nullptr) return {};
-    const int64_t bytes = rows * cols * SizeOf(type);
-    memory_.emplace_back(bytes);
-    std::memcpy(memory_.back().data(), data, bytes);
+  static constexpr int64_t kPieceRows = 7;
+
+  Tensor Make(DType type, int64_t rows, int64_t cols) {
+    memory_.emplace_back(rows * cols * SizeOf(type));
     return MakeTensor(memory_.back().data(), type, {rows, cols});
   }
 
