@@ -9,6 +9,7 @@
 #include "base/status_macros.h"
 #include "base/str_cat.h"
 #include "kernels/half.h"
+#include "model/gguf_blocks.h"
 #include "model/loader_parallel.h"
 
 namespace shoal {
@@ -48,6 +49,7 @@ void ToFloats(SafetensorsType type, const std::byte* in, int64_t count, float* o
     std::memcpy(out, in, count * sizeof(float));
     return;
   }
+  if (IsGgufBlockType(type)) return DecodeBlocks(type, in, count, out);
   const bool bf16 = type == kSafeBF16;
   for (int64_t i = 0; i < count; ++i) {
     uint16_t bits;
@@ -56,15 +58,36 @@ void ToFloats(SafetensorsType type, const std::byte* in, int64_t count, float* o
   }
 }
 
-// Floats of some rows and columns of a dense tensor. Errors: NaN or infinity.
+// Rows of `stored` bytes, as the file has them, to the floats of rows and columns that are asked for.
+void PickFloats(const Checkpoint::Entry& entry, const std::byte* stored, Range stored_rows, Range stored_cols,
+                Range rows, Range cols, float* out) {
+  const StoredType& type = entry.tensor->type;
+  std::vector<float> row(static_cast<size_t>(stored_cols.size()));
+  for (int64_t i = rows.begin; i < rows.end; ++i, out += cols.size()) {
+    const int64_t place = entry.StoredRow(i) - stored_rows.begin;
+    ToFloats(type, stored + place * type.Bytes(stored_cols.size()), stored_cols.size(), row.data());
+    std::copy_n(row.begin() + (cols.begin - stored_cols.begin), cols.size(), out);
+  }
+}
+
+// Floats of some rows and columns of a tensor that is not of our quantized family. Errors: NaN or infinity.
 absl::Status ReadFloats(const Checkpoint::Entry& entry, int64_t cols_all, Range rows, Range cols,
                         std::vector<float>& out) {
-  const int64_t size = entry.tensor->type.bits / 8;
+  const StoredType& type = entry.tensor->type;
+  // A GGUF file may have blocks that reach beyond the columns, and another order of the rows in a head.
+  const Range stored_rows = entry.StoredRows(rows);
+  const Range stored_cols = {cols.begin / type.block * type.block,
+                             (cols.end + type.block - 1) / type.block * type.block};
+  std::vector<std::byte> raw(static_cast<size_t>(stored_rows.size() * type.Bytes(stored_cols.size())));
+  RETURN_IF_ERROR(ReadSlice(entry, type.Bytes(cols_all), stored_rows,
+                            {type.Bytes(stored_cols.begin), type.Bytes(stored_cols.end)}, raw.data()));
   const int64_t count = rows.size() * cols.size();
-  std::vector<std::byte> raw(static_cast<size_t>(count * size));
-  RETURN_IF_ERROR(ReadSlice(entry, cols_all * size, rows, {cols.begin * size, cols.end * size}, raw.data()));
   out.resize(static_cast<size_t>(count));
-  ToFloats(entry.tensor->type, raw.data(), count, out.data());
+  if (entry.paired_head_size == 0 && stored_cols.size() == cols.size()) {
+    ToFloats(type, raw.data(), count, out.data());
+  } else {
+    PickFloats(entry, raw.data(), stored_rows, stored_cols, rows, cols, out.data());
+  }
   if (!AllFinite(out)) return TensorError(entry, "holds NaN or infinity; the file is damaged or not a usable model");
   return absl::OkStatus();
 }
@@ -153,13 +176,14 @@ absl::StatusOr<Checkpoint::Entry> MatrixLoader::Find(const std::string& name,
                                                      const std::vector<uint64_t>& shape) const {
   const Checkpoint::Entry entry = checkpoint_.Find(name);
   if (entry.tensor == nullptr) {
-    return absl::NotFoundError(StrCat(checkpoint_.folder(), ": tensor '", name, "' is missing from the weights"));
+    return absl::NotFoundError(
+        StrCat(checkpoint_.folder(), ": tensor '", checkpoint_.NameInFile(name), "' is missing from the weights"));
   }
   if (entry.tensor->shape != shape) {
     SafetensorsTensor expected;
     expected.shape = shape;
-    return TensorError(
-        entry, StrCat("has shape ", entry.tensor->ShapeText(), "; config.json asks for ", expected.ShapeText()));
+    return TensorError(entry, StrCat("has shape ", entry.tensor->ShapeText(), "; ", checkpoint_.config_name(),
+                                     " asks for ", expected.ShapeText()));
   }
   return entry;
 }
@@ -173,8 +197,11 @@ absl::StatusOr<MatrixLoader::Source> MatrixLoader::Open(const ModelTensor& tenso
     const std::vector<uint64_t> shape = tensor.row->vector() ? std::vector{rows} : std::vector{rows, cols};
     ASSIGN_OR_RETURN(source.values, Find(name, shape));
     const SafetensorsType type = source.values.tensor->type;
-    if (type != kSafeF32 && type != kSafeBF16 && type != kSafeF16) {
+    if (type != kSafeF32 && type != kSafeBF16 && type != kSafeF16 && !IsGgufBlockType(type)) {
       return TensorError(source.values, StrCat("has type ", type.name, "; supported are F32, BF16 and F16"));
+    }
+    if (tensor.row->vector() && IsGgufBlockType(type)) {
+      return TensorError(source.values, StrCat("has type ", type.name, "; norms and biases must be F32, BF16 or F16"));
     }
     return source;
   }
@@ -204,8 +231,8 @@ absl::Status MatrixLoader::Check(const ModelTensor& tensor, const std::string& n
 int64_t MatrixLoader::BytesToRead(const TensorSlice& slice, WeightFormat format) const {
   if (prepared_ && IsQuantized(format)) return slice.rows.size() * RowBytes(format, slice.cols.size());
   const Checkpoint::Entry entry = checkpoint_.Find(slice.name);
-  const int64_t size = entry.tensor == nullptr ? 0 : entry.tensor->type.bits / 8;
-  return slice.rows.size() * size * (IsQuantized(format) ? slice.tensor.cols : slice.cols.size());
+  if (entry.tensor == nullptr) return 0;
+  return entry.tensor->type.Bytes(slice.rows.size() * (IsQuantized(format) ? slice.tensor.cols : slice.cols.size()));
 }
 
 absl::StatusOr<OwnedMatrix> MatrixLoader::Load(const std::vector<TensorSlice>& slices, WeightFormat format,
