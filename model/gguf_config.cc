@@ -206,14 +206,14 @@ absl::StatusOr<std::optional<int64_t>> TokenId(const GgufMetadata& metadata, std
 
 absl::Status AddTokenIds(const GgufMetadata& metadata, int64_t vocab, Json& config) {
   ASSIGN_OR_RETURN(const auto bos, TokenId(metadata, "tokenizer.ggml.bos_token_id", vocab));
-  if (bos.has_value()) config["bos_token_id"] = *bos;
-  std::vector<int64_t> ends;
-  const auto add = [&](int64_t id) {
+  if (bos.has_value()) config["bos_token_id"] = static_cast<uint64_t>(*bos);
+  std::vector<uint64_t> ends;  // Unsigned, as ids in a JSON text are.
+  const auto add = [&](uint64_t id) {
     if (std::find(ends.begin(), ends.end(), id) == ends.end()) ends.push_back(id);
   };
   for (const char* key : {"eos_token_id", "eot_token_id", "eom_token_id"}) {
     ASSIGN_OR_RETURN(const auto id, TokenId(metadata, StrCat("tokenizer.ggml.", key), vocab));
-    if (id.has_value()) add(*id);
+    if (id.has_value()) add(static_cast<uint64_t>(*id));
   }
   if (metadata.Has("tokenizer.ggml.tokens") && metadata.Has("tokenizer.ggml.token_type")) {
     constexpr int64_t kControl = 3;
@@ -222,7 +222,7 @@ absl::Status AddTokenIds(const GgufMetadata& metadata, int64_t vocab, Json& conf
     const size_t count = std::min({tokens.size(), types.size(), static_cast<size_t>(vocab)});
     for (size_t id = 0; id < count; ++id) {
       if (types[id] != kControl) continue;
-      if (std::find(kEndTexts.begin(), kEndTexts.end(), tokens[id]) != kEndTexts.end()) add(static_cast<int64_t>(id));
+      if (std::find(kEndTexts.begin(), kEndTexts.end(), tokens[id]) != kEndTexts.end()) add(id);
     }
   }
   if (!ends.empty()) config["eos_token_id"] = ends;
