@@ -11,6 +11,7 @@
 #include "base/utf8.h"
 #include "model/jinja_interpreter.h"
 #include "model/jinja_parser.h"
+#include "model/tokenizer_gguf.h"
 #include "model/tokenizer_json.h"
 
 namespace shoal {
@@ -19,6 +20,7 @@ namespace {
 using nlohmann::ordered_json;
 
 constexpr int64_t kStepsMax = 1'000'000;
+constexpr size_t kTemplatesMax = 16;
 
 struct NamedTemplate {
   std::string name;
@@ -41,7 +43,6 @@ absl::StatusOr<NamedTemplate> Parse(std::string name, std::string_view source, s
 
 // `chat_template` of tokenizer_config.json: a string, or [{"name": ..., "template": ...}, ...].
 absl::Status ParseConfigTemplates(const Json& config, std::string_view where, std::vector<NamedTemplate>* templates) {
-  constexpr size_t kTemplatesMax = 16;
   const auto it = config.find("chat_template");
   if (it == config.end() || it->is_null()) return absl::OkStatus();
   if (it->is_string()) {
@@ -143,6 +144,8 @@ struct ChatTemplate::Impl {
     }
     return templates[0];
   }
+
+  absl::Status ReadGguf(const GgufMetadata& metadata);
 };
 
 ChatTemplate::ChatTemplate(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
@@ -161,8 +164,42 @@ absl::StatusOr<std::unique_ptr<ChatTemplate>> ChatTemplate::Create(std::string_v
   return std::unique_ptr<ChatTemplate>(new ChatTemplate(std::move(impl)));
 }
 
+// From the metadata of a GGUF file: `tokenizer.chat_template`, and further ones by name.
+absl::Status ChatTemplate::Impl::ReadGguf(const GgufMetadata& metadata) {
+  constexpr std::string_view kTemplate = "tokenizer.chat_template", kNames = "tokenizer.chat_templates";
+  where = StrCat(metadata.where(), ": ", kTemplate);
+  const auto add = [&](std::string_view name, const std::string& key) -> absl::Status {
+    ASSIGN_OR_RETURN(const std::string_view source, metadata.Text(key));
+    ASSIGN_OR_RETURN(NamedTemplate parsed, Parse(std::string(name), source, StrCat(metadata.where(), ": ", key)));
+    templates.push_back(std::move(parsed));
+    return absl::OkStatus();
+  };
+  if (metadata.Has(kTemplate)) RETURN_IF_ERROR(add("default", std::string(kTemplate)));
+  if (metadata.Has(kNames)) {
+    ASSIGN_OR_RETURN(const std::vector<std::string_view> names, metadata.Texts(kNames));
+    if (names.size() > kTemplatesMax) return Error(where, StrCat("has more than ", kTemplatesMax, " further names"));
+    for (const std::string_view name : names) RETURN_IF_ERROR(add(name, StrCat(kTemplate, ".", name)));
+  }
+  if (templates.empty()) {
+    return absl::NotFoundError(StrCat(metadata.where(), ": the model has no chat template (no '", kTemplate,
+                                      "' in its metadata); send a plain prompt"));
+  }
+  ASSIGN_OR_RETURN(const TokenizerSpec spec, ReadGgufTokenizer(metadata));
+  const std::pair<const char*, std::optional<int32_t>> ids[] = {
+      {"bos_token", spec.bos_id}, {"eos_token", spec.eos_id}, {"pad_token", spec.pad_id}};
+  for (const auto& [name, id] : ids) {
+    if (id.has_value()) tokens.emplace_back(name, spec.tokens[static_cast<size_t>(*id)]);
+  }
+  return absl::OkStatus();
+}
+
 absl::StatusOr<std::unique_ptr<ChatTemplate>> ChatTemplate::Load(const std::string& model_dir) {
   auto impl = std::make_unique<Impl>();
+  if (const std::string gguf = GgufTokenizerPath(model_dir); !gguf.empty()) {
+    ASSIGN_OR_RETURN(const std::unique_ptr<GgufFile> file, GgufFile::Open(gguf));
+    RETURN_IF_ERROR(impl->ReadGguf(file->header().metadata));
+    return std::unique_ptr<ChatTemplate>(new ChatTemplate(std::move(impl)));
+  }
   const std::string config_path = StrCat(model_dir, "/tokenizer_config.json");
   absl::StatusOr<Json> config = ReadJsonFile(config_path, kTokenizerConfigBytesMax);
   if (!config.ok() && !absl::IsNotFound(config.status())) return config.status();

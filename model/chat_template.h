@@ -35,7 +35,8 @@ class ChatTemplate {
   static constexpr size_t kTemplateBytesMax = 1 << 20;
 
   // The template of a Hugging Face folder: chat_template.jinja, else `chat_template` of tokenizer_config.json (a string
-  // or a list of named ones), with its bos_token, eos_token and other named tokens as variables. Errors: kNotFound if
+  // or a list of named ones), with its bos_token, eos_token and other named tokens as variables; or the template of a
+  // GGUF file. Errors: kNotFound if
   // the folder has no template; kInvalidArgument with file, template line and reason.
   static absl::StatusOr<std::unique_ptr<ChatTemplate>> Load(const std::string& model_dir);
 

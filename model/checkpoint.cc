@@ -4,9 +4,12 @@
 
 #include <set>
 
+#include "absl/strings/match.h"
 #include "base/json.h"
 #include "base/status_macros.h"
 #include "base/str_cat.h"
+#include "model/gguf_config.h"
+#include "model/gguf_tensors.h"
 
 namespace shoal {
 namespace {
@@ -41,6 +44,10 @@ absl::StatusOr<std::map<std::string, std::string>> ReadWeightMap(const std::stri
 
 absl::StatusOr<std::unique_ptr<Checkpoint>> Checkpoint::Open(const std::string& model_dir) {
   std::unique_ptr<Checkpoint> checkpoint(new Checkpoint(model_dir));
+  if (IsGgufPath(model_dir)) {
+    RETURN_IF_ERROR(checkpoint->AddGguf(model_dir));
+    return checkpoint;
+  }
   const std::string index_path = StrCat(model_dir, "/", kWeightsIndexFile);
   if (Exists(StrCat(model_dir, "/", kWeightsFile))) {
     RETURN_IF_ERROR(checkpoint->AddFile(std::string(kWeightsFile)));
@@ -82,7 +89,7 @@ absl::Status Checkpoint::AddFile(const std::string& name) {
   }
   ASSIGN_OR_RETURN(std::unique_ptr<SafetensorsFile> file, std::move(opened));
   for (const SafetensorsTensor& tensor : file->header().tensors) {
-    const auto [it, added] = tensors_.emplace(tensor.name, Entry{file.get(), &tensor});
+    const auto [it, added] = tensors_.emplace(tensor.name, Entry{file.get(), &tensor, 0});
     if (!added) {
       return absl::InvalidArgumentError(
           StrCat(file->path(), ": tensor '", tensor.name.substr(0, 100), "' is also in ", it->second.file->path()));
@@ -92,6 +99,42 @@ absl::Status Checkpoint::AddFile(const std::string& name) {
   return absl::OkStatus();
 }
 
+absl::Status Checkpoint::AddGguf(const std::string& path) {
+  ASSIGN_OR_RETURN(gguf_, GgufFile::Open(path));
+  ASSIGN_OR_RETURN(const int64_t paired, GgufPairedHeadSize(gguf_->header().metadata));
+  for (const StoredTensor& tensor : gguf_->header().tensors) {
+    if (tensor.name == kGgufRopeFactorsName) continue;
+    const std::string known = HuggingFaceTensorName(tensor.name);
+    const bool rotated = absl::StrContains(tensor.name, ".attn_q.") || absl::StrContains(tensor.name, ".attn_k.");
+    const Entry entry{gguf_.get(), &tensor, rotated ? paired : 0};
+    if (!tensors_.emplace(known.empty() ? tensor.name : known, entry).second) {
+      return absl::InvalidArgumentError(StrCat(path, ": tensor '", tensor.name, "' is there under two names"));
+    }
+  }
+  return absl::OkStatus();
+}
+
+int64_t Checkpoint::Entry::StoredRow(int64_t row) const {
+  if (paired_head_size == 0) return row;
+  const int64_t half = paired_head_size / 2, in_head = row % paired_head_size;
+  return row - in_head + (in_head < half ? 2 * in_head : 2 * (in_head - half) + 1);
+}
+
+Range Checkpoint::Entry::StoredRows(Range rows) const {
+  if (paired_head_size == 0) return rows;
+  const int64_t size = paired_head_size;
+  return {rows.begin / size * size, (rows.end + size - 1) / size * size};
+}
+
+std::string Checkpoint::NameInFile(const std::string& name) const {
+  return gguf_ == nullptr ? name : GgufTensorName(name);
+}
+
+const std::map<std::string, std::string>& Checkpoint::metadata() const {
+  static const std::map<std::string, std::string> kNone;
+  return files_.empty() ? kNone : files_.front()->header().metadata;
+}
+
 Checkpoint::Entry Checkpoint::Find(std::string_view name) const {
   const auto it = tensors_.find(name);
   return it == tensors_.end() ? Entry{} : it->second;
@@ -99,6 +142,7 @@ Checkpoint::Entry Checkpoint::Find(std::string_view name) const {
 
 absl::Status Checkpoint::CheckUnchanged() const {
   for (const auto& file : files_) RETURN_IF_ERROR(file->CheckUnchanged());
+  if (gguf_ != nullptr) RETURN_IF_ERROR(gguf_->CheckUnchanged());
   return absl::OkStatus();
 }
 

@@ -11,6 +11,7 @@
 #include "base/read_file.h"
 #include "base/status_macros.h"
 #include "base/str_cat.h"
+#include "model/gguf_config.h"
 
 namespace shoal {
 namespace {
@@ -133,7 +134,29 @@ absl::StatusOr<ModelShape> ReadShape(const Json& json, Family family, const std:
   return shape;
 }
 
-absl::Status ReadRopeScaling(const Json& scaling, std::string_view field, const std::string& where, RopeConfig& rope) {
+// "longrope" where both of its lists are the same, so that the length of the text does not matter: what a GGUF file's
+// factors become.
+absl::Status ReadRopeFactors(const Json& scaling, int64_t head_dim, const std::string& inside, RopeConfig& rope) {
+  ASSIGN_OR_RETURN(const double attention, BoundedNumber(scaling, "attention_factor", 0, 1e6, inside, 0.0));
+  const auto list = scaling.find("short_factor"), other = scaling.find("long_factor");
+  if (list == scaling.end() || other == scaling.end() || *list != *other || attention != 1.0) {
+    return Unsupported(inside, "rope_type",
+                       "is 'longrope' with factors that depend on the length, or an attention_factor that is not 1");
+  }
+  if (!list->is_array() || list->size() != static_cast<size_t>(head_dim / 2)) {
+    return Bad(inside, "short_factor", StrCat("must be a list of ", head_dim / 2, " numbers, one per rotary pair"));
+  }
+  for (const Json& factor : *list) {
+    const double value = factor.is_number() ? factor.get<double>() : 0;
+    if (!(value >= 1e-6 && value <= 1e6)) return Bad(inside, "short_factor", "must hold numbers from 1e-6 to 1e6");
+    rope.factors.push_back(static_cast<float>(value));
+  }
+  rope.kind = RopeConfig::Kind::kFactors;
+  return absl::OkStatus();
+}
+
+absl::Status ReadRopeScaling(const Json& scaling, std::string_view field, int64_t head_dim, const std::string& where,
+                             RopeConfig& rope) {
   if (!scaling.is_object()) return Bad(where, field, "must be an object");
   const std::string inside = StrCat(where, ": ", field);
   std::string type = "default";
@@ -145,6 +168,7 @@ absl::Status ReadRopeScaling(const Json& scaling, std::string_view field, const 
     type = given.substr(0, 64);
   }
   if (type == "default") return absl::OkStatus();
+  if (type == "longrope") return ReadRopeFactors(scaling, head_dim, inside, rope);
   if (type != "linear" && type != "llama3") {
     return Unsupported(inside, "rope_type", StrCat("is '", type, "'; supported are default, linear and llama3"));
   }
@@ -165,7 +189,7 @@ absl::Status ReadRopeScaling(const Json& scaling, std::string_view field, const 
 
 // transformers up to 4 writes rope_theta and rope_scaling, 5 one dictionary rope_parameters. A file may have both;
 // where they differ no guess is safe.
-absl::StatusOr<RopeConfig> ReadRope(const Json& json, const std::string& where) {
+absl::StatusOr<RopeConfig> ReadRope(const Json& json, int64_t head_dim, const std::string& where) {
   std::optional<RopeConfig> scaling;
   std::optional<double> theta;
   const auto read_theta = [&](const Json& part) -> absl::Status {
@@ -184,7 +208,7 @@ absl::StatusOr<RopeConfig> ReadRope(const Json& json, const std::string& where) 
     if (!JsonHas(json, field)) continue;
     const Json& part = json[field];
     RopeConfig read;
-    RETURN_IF_ERROR(ReadRopeScaling(part, field, where, read));
+    RETURN_IF_ERROR(ReadRopeScaling(part, field, head_dim, where, read));
     if (part.contains("full_attention")) return Unsupported(where, field, "differs by layer");
     if (scaling.value_or(read) != read) {
       return Bad(where, field, "does not say the same as rope_parameters; remove the wrong one");
@@ -309,11 +333,10 @@ absl::Status ReadGeneration(const Json& json, const std::string& where, ModelCon
 
 }  // namespace
 
-absl::StatusOr<ModelConfig> ParseModelConfig(std::string_view text, std::string_view generation_text,
-                                             const std::string& model_dir) {
-  const std::string where = StrCat(model_dir, "/config.json");
-  ASSIGN_OR_RETURN(const Json json, ParseJson(text, where));
-  if (!json.is_object()) return absl::InvalidArgumentError(StrCat(where, ": is not a JSON object"));
+namespace {
+
+// What config.json or metadata in its words says.
+absl::StatusOr<ModelConfig> ReadConfig(const Json& json, const std::string& where) {
   ModelConfig config;
   ASSIGN_OR_RETURN(const FamilyRow row, ReadFamily(json, where));
   config.architecture = row.architecture;
@@ -321,13 +344,32 @@ absl::StatusOr<ModelConfig> ParseModelConfig(std::string_view text, std::string_
   ASSIGN_OR_RETURN(config.shape, ReadShape(json, row.family, where));
   ASSIGN_OR_RETURN(const double eps, BoundedNumber(json, "rms_norm_eps", 0, 0.1, where, 1e-6));
   config.norm_eps = static_cast<float>(eps);
-  ASSIGN_OR_RETURN(config.rope, ReadRope(json, where));
+  ASSIGN_OR_RETURN(config.rope, ReadRope(json, config.shape.head_dim, where));
   RETURN_IF_ERROR(CheckFeatures(json, row.family, config.shape.layers, where));
   ASSIGN_OR_RETURN(config.tie_word_embeddings, BoolOr(json, "tie_word_embeddings", false, where));
   ASSIGN_OR_RETURN(config.max_position_embeddings, BoundedInt(json, "max_position_embeddings", 1, 1 << 26, where));
   ASSIGN_OR_RETURN(config.eos_token_ids, ReadIds(json, "eos_token_id", config.shape.vocab, where));
   ASSIGN_OR_RETURN(const auto bos, ReadIds(json, "bos_token_id", config.shape.vocab, where));
   if (!bos.empty()) config.bos_token_id = bos[0];
+  return config;
+}
+
+absl::StatusOr<ModelConfig> LoadGgufConfig(const std::string& path) {
+  ASSIGN_OR_RETURN(const GgufConfig file, ReadGgufConfig(path));
+  absl::StatusOr<ModelConfig> config = ReadConfig(file.config, path);
+  if (!config.ok()) return WithGgufKey(config.status(), file);
+  if (!file.generation.empty()) RETURN_IF_ERROR(ReadGeneration(file.generation, path, *config));
+  return config;
+}
+
+}  // namespace
+
+absl::StatusOr<ModelConfig> ParseModelConfig(std::string_view text, std::string_view generation_text,
+                                             const std::string& model_dir) {
+  const std::string where = StrCat(model_dir, "/config.json");
+  ASSIGN_OR_RETURN(const Json json, ParseJson(text, where));
+  if (!json.is_object()) return absl::InvalidArgumentError(StrCat(where, ": is not a JSON object"));
+  ASSIGN_OR_RETURN(ModelConfig config, ReadConfig(json, where));
   if (!generation_text.empty()) {
     const std::string generation_where = StrCat(model_dir, "/generation_config.json");
     ASSIGN_OR_RETURN(const Json generation, ParseJson(generation_text, generation_where));
@@ -340,11 +382,13 @@ absl::StatusOr<ModelConfig> ParseModelConfig(std::string_view text, std::string_
 }
 
 absl::StatusOr<ModelConfig> LoadModelConfig(const std::string& model_dir) {
+  if (IsGgufPath(model_dir)) return LoadGgufConfig(model_dir);
   struct stat info {};
   if (stat(model_dir.c_str(), &info) != 0) {
     return absl::NotFoundError(StrCat(model_dir, ": no such model folder"));
   }
-  if (!S_ISDIR(info.st_mode)) return absl::InvalidArgumentError(StrCat(model_dir, ": is not a folder"));
+  if (!S_ISDIR(info.st_mode))
+    return absl::InvalidArgumentError(StrCat(model_dir, ": is neither a folder nor named *.gguf"));
   ASSIGN_OR_RETURN(const std::string text, ReadSmallFile(StrCat(model_dir, "/config.json"), kConfigBytesMax));
   auto generation = ReadSmallFile(StrCat(model_dir, "/generation_config.json"), kConfigBytesMax);
   if (!generation.ok() && generation.status().code() != absl::StatusCode::kNotFound) return generation.status();
@@ -357,6 +401,7 @@ std::vector<float> RopeInverseFrequencies(const RopeConfig& rope, int64_t head_d
   for (int64_t i = 0; i < head_dim; i += 2) {
     double frequency = std::pow(rope.theta, -static_cast<double>(i) / static_cast<double>(head_dim));
     if (rope.kind == RopeConfig::Kind::kLinear) frequency /= rope.factor;
+    if (rope.kind == RopeConfig::Kind::kFactors) frequency /= rope.factors[i / 2];
     if (rope.kind == RopeConfig::Kind::kLlama3) {
       const double wavelength = 2 * std::numbers::pi / frequency;
       const double turns = rope.original_max_position / wavelength;  // Within the original context.

@@ -1,4 +1,4 @@
-// What a Hugging Face folder's config.json and generation_config.json say, checked.
+// What a Hugging Face folder's config.json and generation_config.json say, or a GGUF file's metadata, checked.
 #pragma once
 
 #include <cstdint>
@@ -11,16 +11,18 @@
 
 namespace shoal {
 
-// Rotary embedding frequencies. kLlama3 rescales low frequencies.
-// Source: transformers modeling_rope_utils `_compute_llama3_parameters`; `linear` divides all by `factor`.
+// Rotary embedding frequencies. kLlama3 rescales low frequencies; kFactors divides each by its own factor.
+// Source: transformers modeling_rope_utils `_compute_llama3_parameters`, `_compute_longrope_parameters`; `linear`
+// divides all by `factor`.
 struct RopeConfig {
-  enum class Kind : uint8_t { kDefault, kLinear, kLlama3 };
+  enum class Kind : uint8_t { kDefault, kLinear, kLlama3, kFactors };
   Kind kind = Kind::kDefault;
   double theta = 10000.0;
   double factor = 1.0;
   double low_freq_factor = 1.0;
   double high_freq_factor = 4.0;
   double original_max_position = 8192;
+  std::vector<float> factors = {};  // kFactors: [D / 2]
   bool operator==(const RopeConfig&) const = default;
 };
 
@@ -41,7 +43,8 @@ struct ModelConfig {
   std::vector<std::string> ignored_generation_settings;
 };
 
-// Reads and checks model_dir/config.json (and generation_config.json if present). Every number is bounded before use.
+// Reads and checks model_dir/config.json (and generation_config.json if present), or the GGUF file that `model_dir`
+// names (it ends in ".gguf"). Every number is bounded before use.
 // Errors: kNotFound, kInvalidArgument (file, field, value, what is supported), kUnimplemented for features that would
 // change results and are not supported (sliding window in use, attention_bias on o_proj, mlp_bias, other activations or
 // rope types).

@@ -12,6 +12,7 @@
 #include "base/status_macros.h"
 #include "base/str_cat.h"
 #include "kernels/half.h"
+#include "model/gguf_blocks.h"
 #include "model/loader_check.h"
 
 namespace shoal {
@@ -56,11 +57,12 @@ absl::Status ReadSlice(const Checkpoint::Entry& entry, int64_t row_bytes, Range 
   return absl::OkStatus();
 }
 
-void ToFloats(SafetensorsType type, const std::byte* in, int64_t count, float* out) {
+void ToFloats(StoredType type, const std::byte* in, int64_t count, float* out) {
   if (type == kSafeF32) {
     std::memcpy(out, in, count * sizeof(float));
     return;
   }
+  if (IsGgufBlockType(type)) return DecodeBlocks(type, in, count, out);
   const auto each = [&](auto to_float) {  // A loop for each type, so that the compiler makes vectors of it.
     for (int64_t i = 0; i < count; ++i) {
       uint16_t bits;
@@ -79,15 +81,36 @@ absl::Status NotFinite(const Checkpoint::Entry& entry) {
   return TensorError(entry, "holds NaN or infinity; the file is damaged or not a usable model");
 }
 
-// Floats of some rows and columns of a dense tensor, to `scratch.floats`. Errors: NaN or infinity.
+// Rows of `stored` bytes, as the file has them, to the floats of rows and columns that are asked for.
+void PickFloats(const Checkpoint::Entry& entry, const std::byte* stored, Range stored_rows, Range stored_cols,
+                Range rows, Range cols, float* out) {
+  const StoredType& type = entry.tensor->type;
+  std::vector<float> row(static_cast<size_t>(stored_cols.size()));
+  for (int64_t i = rows.begin; i < rows.end; ++i, out += cols.size()) {
+    const int64_t place = entry.StoredRow(i) - stored_rows.begin;
+    ToFloats(type, stored + place * type.Bytes(stored_cols.size()), stored_cols.size(), row.data());
+    std::copy_n(row.begin() + (cols.begin - stored_cols.begin), cols.size(), out);
+  }
+}
+
+// Floats of some rows and columns of a tensor that is not of our quantized family, to `scratch.floats`. Errors: NaN or
+// infinity.
 absl::Status ReadFloats(const Checkpoint::Entry& entry, int64_t cols_all, Range rows, Range cols, Scratch& scratch) {
-  const int64_t size = entry.tensor->type.bits / 8;
+  const StoredType& type = entry.tensor->type;
+  // A GGUF file may have blocks that reach beyond the columns, and another order of the rows in a head.
+  const Range stored_rows = entry.StoredRows(rows);
+  const Range stored_cols = {cols.begin / type.block * type.block,
+                             (cols.end + type.block - 1) / type.block * type.block};
+  scratch.raw.resize(static_cast<size_t>(stored_rows.size() * type.Bytes(stored_cols.size())));
+  RETURN_IF_ERROR(ReadSlice(entry, type.Bytes(cols_all), stored_rows,
+                            {type.Bytes(stored_cols.begin), type.Bytes(stored_cols.end)}, scratch, scratch.raw.data()));
   const int64_t count = rows.size() * cols.size();
-  scratch.raw.resize(static_cast<size_t>(count * size));
-  RETURN_IF_ERROR(
-      ReadSlice(entry, cols_all * size, rows, {cols.begin * size, cols.end * size}, scratch, scratch.raw.data()));
   scratch.floats.resize(static_cast<size_t>(count));
-  ToFloats(entry.tensor->type, scratch.raw.data(), count, scratch.floats.data());
+  if (entry.paired_head_size == 0 && stored_cols.size() == cols.size()) {
+    ToFloats(type, scratch.raw.data(), count, scratch.floats.data());
+  } else {
+    PickFloats(entry, scratch.raw.data(), stored_rows, stored_cols, rows, cols, scratch.floats.data());
+  }
   return AllFinite(scratch.floats) ? absl::OkStatus() : NotFinite(entry);
 }
 
@@ -97,10 +120,10 @@ absl::Status ReadDense(const Checkpoint::Entry& entry, const TensorSlice& slice,
   const Range cols = slice.cols;
   const int64_t count = rows.size() * cols.size();
   const bool f32 = format == WeightFormat::kF32;
-  if (entry.tensor->type == (f32 ? kSafeF32 : kSafeBF16)) {
-    const int64_t size = entry.tensor->type.bits / 8;
-    const Range bytes{cols.begin * size, cols.end * size};
-    RETURN_IF_ERROR(ReadSlice(entry, slice.tensor.cols * size, rows, bytes, scratch, out));
+  const StoredType& type = entry.tensor->type;
+  if (entry.paired_head_size == 0 && type == (f32 ? kSafeF32 : kSafeBF16)) {
+    const Range bytes{type.Bytes(cols.begin), type.Bytes(cols.end)};
+    RETURN_IF_ERROR(ReadSlice(entry, type.Bytes(slice.tensor.cols), rows, bytes, scratch, out));
     const bool finite = f32 ? AllFinite(std::span(reinterpret_cast<const float*>(out), count))
                             : AllFiniteBf16(std::span(reinterpret_cast<const uint16_t*>(out), count));
     return finite ? absl::OkStatus() : NotFinite(entry);
@@ -151,7 +174,7 @@ absl::Status QuantizeRows(const Checkpoint::Entry& entry, const TensorSlice& sli
 
 // Rows of a tensor that lies quantized in a prepared folder. Kernels rely on the range of w8, so a file must not leave
 // it.
-absl::Status ReadPrepared(const StoredTensor& stored, const TensorSlice& slice, Range rows, WeightFormat format,
+absl::Status ReadPrepared(const MatrixParts& stored, const TensorSlice& slice, Range rows, WeightFormat format,
                           Scratch& scratch, const HostRows& out) {
   const Range cols = slice.cols;
   const auto read = [&](const Checkpoint::Entry& entry, int64_t row_bytes, Range bytes, void* to) {
@@ -181,7 +204,7 @@ class MatrixReader {
  public:
   MatrixReader(WeightFormat format, QuantizationError* error) : format_(format), error_(error) {}
 
-  void Add(TensorSlice slice, StoredTensor stored) {
+  void Add(TensorSlice slice, MatrixParts stored) {
     const int64_t begin = rows();
     parts_.push_back({{begin, begin + slice.rows.size()}, std::move(slice), std::move(stored)});
   }
@@ -209,7 +232,7 @@ class MatrixReader {
   struct Part {
     Range rows;  // Of the stacked matrix.
     TensorSlice slice;
-    StoredTensor stored;
+    MatrixParts stored;
   };
 
   absl::Status ReadPiece(const Part& part, Range stacked, Scratch& scratch, const HostRows& out,
@@ -236,28 +259,32 @@ absl::StatusOr<Checkpoint::Entry> MatrixLoader::Find(const std::string& name,
                                                      const std::vector<uint64_t>& shape) const {
   const Checkpoint::Entry entry = checkpoint_.Find(name);
   if (entry.tensor == nullptr) {
-    return absl::NotFoundError(StrCat(checkpoint_.folder(), ": tensor '", name, "' is missing from the weights"));
+    return absl::NotFoundError(
+        StrCat(checkpoint_.folder(), ": tensor '", checkpoint_.NameInFile(name), "' is missing from the weights"));
   }
   if (entry.tensor->shape != shape) {
     SafetensorsTensor expected;
     expected.shape = shape;
-    return TensorError(
-        entry, StrCat("has shape ", entry.tensor->ShapeText(), "; config.json asks for ", expected.ShapeText()));
+    return TensorError(entry, StrCat("has shape ", entry.tensor->ShapeText(), "; ", checkpoint_.config_name(),
+                                     " asks for ", expected.ShapeText()));
   }
   return entry;
 }
 
-absl::StatusOr<StoredTensor> MatrixLoader::Locate(const ModelTensor& tensor, const std::string& name,
-                                                  WeightFormat format) const {
-  StoredTensor source;
+absl::StatusOr<MatrixParts> MatrixLoader::Locate(const ModelTensor& tensor, const std::string& name,
+                                                 WeightFormat format) const {
+  MatrixParts source;
   const auto rows = static_cast<uint64_t>(tensor.rows), cols = static_cast<uint64_t>(tensor.cols);
   source.quantized = prepared_ && IsQuantized(format);
   if (!source.quantized) {
     const std::vector<uint64_t> shape = tensor.row->vector() ? std::vector{rows} : std::vector{rows, cols};
     ASSIGN_OR_RETURN(source.values, Find(name, shape));
-    const SafetensorsType type = source.values.tensor->type;
-    if (type != kSafeF32 && type != kSafeBF16 && type != kSafeF16) {
+    const StoredType type = source.values.tensor->type;
+    if (type != kSafeF32 && type != kSafeBF16 && type != kSafeF16 && !IsGgufBlockType(type)) {
       return TensorError(source.values, StrCat("has type ", type.name, "; supported are F32, BF16 and F16"));
+    }
+    if (tensor.row->vector() && IsGgufBlockType(type)) {
+      return TensorError(source.values, StrCat("has type ", type.name, "; norms and biases must be F32, BF16 or F16"));
     }
     return source;
   }
@@ -269,7 +296,7 @@ absl::StatusOr<StoredTensor> MatrixLoader::Locate(const ModelTensor& tensor, con
     ASSIGN_OR_RETURN(source.n, Find(StrCat(name, kGroupScalesSuffix), {rows, groups}));
     ASSIGN_OR_RETURN(source.m, Find(StrCat(name, kGroupOffsetsSuffix), {rows, groups}));
   }
-  const auto check = [](const Checkpoint::Entry& entry, SafetensorsType type) {
+  const auto check = [](const Checkpoint::Entry& entry, StoredType type) {
     if (entry.tensor == nullptr || entry.tensor->type == type) return absl::OkStatus();
     return TensorError(entry, StrCat("has type ", entry.tensor->type.name, "; it must be ", type.name));
   };
@@ -287,8 +314,8 @@ absl::Status MatrixLoader::Check(const ModelTensor& tensor, const std::string& n
 int64_t MatrixLoader::BytesToRead(const TensorSlice& slice, WeightFormat format) const {
   if (prepared_ && IsQuantized(format)) return slice.rows.size() * RowBytes(format, slice.cols.size());
   const Checkpoint::Entry entry = checkpoint_.Find(slice.name);
-  const int64_t size = entry.tensor == nullptr ? 0 : entry.tensor->type.bits / 8;
-  return slice.rows.size() * size * (IsQuantized(format) ? slice.tensor.cols : slice.cols.size());
+  if (entry.tensor == nullptr) return 0;
+  return entry.tensor->type.Bytes(slice.rows.size() * (IsQuantized(format) ? slice.tensor.cols : slice.cols.size()));
 }
 
 absl::StatusOr<WeightSource> MatrixLoader::Open(const std::vector<TensorSlice>& slices, WeightFormat format,
@@ -299,7 +326,7 @@ absl::StatusOr<WeightSource> MatrixLoader::Open(const std::vector<TensorSlice>& 
     SHOAL_CHECK_EQ(slice.cols.size(), cols);
     SHOAL_CHECK(format != WeightFormat::kInt4 ||
                 (slice.cols.begin % kWeightGroup == 0 && slice.cols.end % kWeightGroup == 0));
-    ASSIGN_OR_RETURN(StoredTensor stored, Locate(slice.tensor, slice.name, format));
+    ASSIGN_OR_RETURN(MatrixParts stored, Locate(slice.tensor, slice.name, format));
     reader->Add(slice, std::move(stored));
   }
   WeightSource source;
@@ -314,7 +341,7 @@ absl::StatusOr<std::vector<float>> MatrixLoader::LoadVector(const std::vector<Te
   std::vector<float> all;
   Scratch scratch;
   for (const TensorSlice& slice : slices) {
-    ASSIGN_OR_RETURN(const StoredTensor stored, Locate(slice.tensor, slice.name, WeightFormat::kF32));
+    ASSIGN_OR_RETURN(const MatrixParts stored, Locate(slice.tensor, slice.name, WeightFormat::kF32));
     RETURN_IF_ERROR(ReadFloats(stored.values, 1, slice.rows, {0, 1}, scratch));
     all.insert(all.end(), scratch.floats.begin(), scratch.floats.end());
   }

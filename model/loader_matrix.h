@@ -28,7 +28,7 @@ inline constexpr std::string_view kGroupOffsetsSuffix = ".m";
 std::string_view ValuesSuffix(WeightFormat format);
 
 // The tensors of the checkpoint that hold one tensor of the model.
-struct StoredTensor {
+struct MatrixParts {
   bool quantized = false;
   Checkpoint::Entry values, scales, n, m;
 };
@@ -56,7 +56,7 @@ class MatrixLoader {
 
  private:
   absl::StatusOr<Checkpoint::Entry> Find(const std::string& name, const std::vector<uint64_t>& shape) const;
-  absl::StatusOr<StoredTensor> Locate(const ModelTensor& tensor, const std::string& name, WeightFormat format) const;
+  absl::StatusOr<MatrixParts> Locate(const ModelTensor& tensor, const std::string& name, WeightFormat format) const;
 
   const Checkpoint& checkpoint_;
   bool prepared_;

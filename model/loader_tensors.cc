@@ -95,8 +95,8 @@ absl::Status CheckTensors(const Checkpoint& checkpoint, const ModelConfig& confi
     if (known.contains(name) || absl::EndsWith(name, "rotary_emb.inv_freq")) continue;
     const std::string about = StrCat(entry.file->path(), ": tensor '", name.substr(0, 100), "' ");
     if (LayerOf(name) >= config.shape.layers) {
-      return absl::InvalidArgumentError(
-          StrCat(about, "is of a layer that config.json, with its ", config.shape.layers, " layers, does not have"));
+      return absl::InvalidArgumentError(StrCat(about, "is of a layer that ", checkpoint.config_name(), ", with its ",
+                                               config.shape.layers, " layers, does not have"));
     }
     if (absl::EndsWith(name, ".bias")) {
       return absl::InvalidArgumentError(StrCat(about, "is a bias that ", config.architecture, " does not have"));

@@ -11,10 +11,12 @@
 #include "base/read_file.h"
 #include "base/status_macros.h"
 #include "base/str_cat.h"
+#include "model/gguf_config.h"
 #include "model/loader_matrix.h"
 #include "model/loader_parallel.h"
 #include "model/loader_tensors.h"
 #include "model/safetensors_writer.h"
+#include "model/tokenizer_gguf.h"
 #include "model/weight_table.h"
 
 namespace shoal {
@@ -149,7 +151,20 @@ absl::Status Convert(const Job& job, const MatrixLoader& loader, SafetensorsWrit
   return absl::OkStatus();
 }
 
+// What a GGUF file says beside its weights: configuration as JSON, tokenizer and chat template in a file of the same
+// format without tensors.
+absl::Status WriteGgufFiles(const std::string& from, const std::string& to) {
+  ASSIGN_OR_RETURN(const std::unique_ptr<GgufFile> file, GgufFile::Open(from));
+  ASSIGN_OR_RETURN(const GgufConfig config, ReadGgufConfig(*file));
+  RETURN_IF_ERROR(WriteSmallFile(StrCat(to, "/config.json"), config.config.dump(2) + "\n"));
+  if (!config.generation.empty()) {
+    RETURN_IF_ERROR(WriteSmallFile(StrCat(to, "/generation_config.json"), config.generation.dump(2) + "\n"));
+  }
+  return WriteSmallFile(StrCat(to, "/", kGgufTokenizerFile), file->header().metadata.FileWithoutTensors());
+}
+
 absl::Status CopyFiles(const std::string& from, const std::string& to) {
+  if (IsGgufPath(from)) return WriteGgufFiles(from, to);
   for (std::string_view name : kCopiedFiles) {
     const auto text = ReadSmallFile(StrCat(from, "/", name), kCopiedBytesMax);
     if (!text.ok() && text.status().code() == absl::StatusCode::kNotFound && name != "config.json") continue;
@@ -176,6 +191,7 @@ absl::StatusOr<WeightFormat> WeightFormatFromName(std::string_view name) {
 }
 
 absl::StatusOr<std::optional<FormatPlan>> PreparedFormats(const Checkpoint& checkpoint, const ModelShape& shape) {
+  if (checkpoint.files().empty()) return std::optional<FormatPlan>();  // A GGUF file is nobody's prepared folder.
   const std::string& where = checkpoint.files().front()->path();
   const auto& metadata = checkpoint.metadata();
   const auto version = metadata.find(std::string(kPreparedVersionKey));

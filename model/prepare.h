@@ -23,7 +23,8 @@ struct PrepareOptions {
   LoadProgress progress;                       // Called with the bytes read so far and in all; may be null.
 };
 
-// Quantizes the model in `model_dir` and writes `out_dir`, with copies of its configuration and tokenizer. `out_dir`
+// Quantizes the model in `model_dir` (a folder or a GGUF file) and writes `out_dir`, with copies of its configuration
+// and tokenizer. `out_dir`
 // must not exist; it appears complete or not at all. LoadWeights on it gives the same bits as quantizing while loading.
 // Errors: kAlreadyExists, kInvalidArgument, kNotFound, kResourceExhausted (disk full), kPermissionDenied.
 absl::StatusOr<QuantizationReport> PrepareModel(const std::string& model_dir, const std::string& out_dir,

@@ -4,7 +4,6 @@
 #include <array>
 #include <tuple>
 
-#include "absl/strings/str_join.h"
 #include "base/json.h"
 #include "base/status_macros.h"
 #include "base/str_cat.h"
@@ -225,11 +224,6 @@ absl::Status CheckRanges(const std::vector<SafetensorsTensor>& tensors, uint64_t
 
 }  // namespace
 
-std::string SafetensorsTensor::ShapeText() const {
-  if (shape.size() <= 8) return StrCat("[", absl::StrJoin(shape, ", "), "]");
-  return StrCat("[", absl::StrJoin(shape.begin(), shape.begin() + 8, ", "), ", ... ", shape.size(), " dims]");
-}
-
 const SafetensorsTensor* SafetensorsHeader::Find(std::string_view name) const {
   const auto it = std::lower_bound(tensors.begin(), tensors.end(), name,
                                    [](const SafetensorsTensor& tensor, std::string_view n) { return tensor.name < n; });
@@ -288,6 +282,22 @@ absl::StatusOr<SafetensorsHeader> ParseSafetensors(std::span<const std::byte> fi
   ASSIGN_OR_RETURN(const uint64_t header_bytes, SafetensorsHeaderBytes(length, file.size(), where));
   const std::string_view json(reinterpret_cast<const char*>(file.data()) + 8, header_bytes);
   return ParseSafetensorsHeader(json, file.size() - 8 - header_bytes, where);
+}
+
+absl::StatusOr<std::unique_ptr<SafetensorsFile>> SafetensorsFile::Open(const std::string& folder,
+                                                                       const std::string& name) {
+  ASSIGN_OR_RETURN(const int fd, OpenInFolder(folder, name));
+  std::unique_ptr<SafetensorsFile> file(new SafetensorsFile(StrCat(folder, "/", name), fd));
+  RETURN_IF_ERROR(file->Begin());
+  // The length first, then no more than it says.
+  std::array<std::byte, 8> length{};
+  RETURN_IF_ERROR(file->ReadAt(0, std::span(length).first(std::min<uint64_t>(file->size(), 8))));
+  ASSIGN_OR_RETURN(const uint64_t header_bytes, SafetensorsHeaderBytes(length, file->size(), file->path()));
+  std::string json(header_bytes, '\0');
+  RETURN_IF_ERROR(file->ReadAt(8, std::as_writable_bytes(std::span(json.data(), json.size()))));
+  ASSIGN_OR_RETURN(file->header_, ParseSafetensorsHeader(json, file->size() - 8 - header_bytes, file->path()));
+  file->set_data_offset(file->header_.data_offset);
+  return file;
 }
 
 }  // namespace shoal

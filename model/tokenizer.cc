@@ -8,6 +8,7 @@
 #include "base/str_cat.h"
 #include "base/utf8.h"
 #include "model/detokenizer.h"
+#include "model/tokenizer_gguf.h"
 #include "model/tokenizer_json.h"
 #include "model/unicode.h"
 
@@ -55,6 +56,11 @@ Tokenizer::Tokenizer(std::unique_ptr<Vocabulary> vocabulary, PreTokenizer pre_to
     : vocabulary_(std::move(vocabulary)), pre_tokenizer_(std::move(pre_tokenizer)), bpe_(std::move(bpe)) {}
 
 absl::StatusOr<std::unique_ptr<Tokenizer>> Tokenizer::Load(const std::string& model_dir) {
+  if (const std::string path = GgufTokenizerPath(model_dir); !path.empty()) {
+    ASSIGN_OR_RETURN(const std::unique_ptr<GgufFile> file, GgufFile::Open(path));
+    ASSIGN_OR_RETURN(TokenizerSpec spec, ReadGgufTokenizer(file->header().metadata));
+    return Create(std::move(spec));
+  }
   ASSIGN_OR_RETURN(TokenizerSpec spec, ReadTokenizerFiles(model_dir));
   return Create(std::move(spec));
 }

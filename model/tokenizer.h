@@ -33,8 +33,9 @@ class Tokenizer {
   // Encode refuses longer texts.
   static constexpr size_t kTextBytesMax = size_t{64} << 20;
 
-  // Reads tokenizer.json and, if there, tokenizer_config.json of a Hugging Face folder.
-  // Errors: kNotFound; kInvalidArgument with file and reason for what is malformed or not supported.
+  // Reads tokenizer.json and, if there, tokenizer_config.json of a Hugging Face folder; or the metadata of a GGUF file,
+  // see model/tokenizer_gguf.h. Errors: kNotFound; kInvalidArgument or kUnimplemented with file and reason for what is
+  // malformed or not supported.
   static absl::StatusOr<std::unique_ptr<Tokenizer>> Load(const std::string& model_dir);
 
   // From a description in memory. Errors: kInvalidArgument starting with spec.where.

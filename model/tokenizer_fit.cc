@@ -20,7 +20,7 @@ std::string Named(const Tokenizer& tokenizer, int32_t id) {
 absl::Status CheckTokenizerFitsModel(const Tokenizer& tokenizer, const ModelConfig& model,
                                      const std::string& model_dir) {
   const auto rows = static_cast<int32_t>(model.shape.vocab);
-  const std::string where = StrCat(model_dir, ": tokenizer.json and config.json do not belong together: token ");
+  const std::string where = StrCat(model_dir, ": the tokenizer and the configuration do not belong together: token ");
   const std::string has = StrCat("the model's vocabulary has ", rows, " ids");
   const std::vector<int32_t>& added = tokenizer.added_ids();
   int beyond = 0, first = 0;

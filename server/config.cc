@@ -172,16 +172,16 @@ void FillBytes(const v1::ServerConfig& proto, Checker* check, Config* config) {
 
 void FillPaths(const v1::ServerConfig& proto, Checker* check, Config* config) {
   if (proto.model().empty()) {
-    check->Fail("model", "is missing; give the folder of the model");
+    check->Fail("model", "is missing; give the folder or the GGUF file of the model");
     return;
   }
   std::filesystem::path model(proto.model());
   if (model.is_relative()) model = std::filesystem::path(config->path).parent_path() / model;
   config->model_dir = model.lexically_normal().string();
   while (config->model_dir.size() > 1 && config->model_dir.back() == '/') config->model_dir.pop_back();
-  config->served_model_name = proto.has_served_model_name()
-                                  ? proto.served_model_name()
-                                  : std::filesystem::path(config->model_dir).filename().string();
+  const std::filesystem::path path(config->model_dir);
+  const std::filesystem::path name = path.extension() == ".gguf" ? path.stem() : path.filename();
+  config->served_model_name = proto.has_served_model_name() ? proto.served_model_name() : name.string();
   if (config->served_model_name.empty() || config->served_model_name.size() > 128) {
     check->Fail("served_model_name", "must have 1 to 128 bytes");
   }

@@ -34,7 +34,7 @@ absl::StatusOr<int64_t> ParseBytes(std::string_view text);
 struct Config {
   v1::ServerConfig proto;  // Every number is inside its range.
   std::string path;        // Of the file.
-  std::string model_dir;   // proto.model, counted from the folder of the file.
+  std::string model_dir;   // proto.model, a folder or GGUF file, counted from the folder of the file.
   std::string served_model_name;
   std::vector<int64_t> memory_budget;  // Bytes: empty, one for all ranks, or one per rank.
   int64_t reserved_bytes = 0;

@@ -33,9 +33,8 @@ absl::StatusOr<FormatPlan> MakeFormats(const Config& config, const std::optional
   FormatPlan plan;
   if (formats.weights() == v1::Formats::PREPARED) {
     if (!prepared) {
-      return absl::InvalidArgumentError(
-          StrCat(config.path, ": formats.weights is PREPARED but ", config.model_dir,
-                 " is an ordinary model folder; run `shoal quantize` on it or choose INT8"));
+      return absl::InvalidArgumentError(StrCat(config.path, ": formats.weights is PREPARED but ", config.model_dir,
+                                               " is no prepared folder; run `shoal quantize` on it or choose INT8"));
     }
     plan = *prepared;
   } else {

@@ -143,12 +143,13 @@ std::vector<Command> ModelCommands() {
       "Shapes: ",
       absl::StrJoin(RandomModelShapeNames(), ", ", [](std::string* out, std::string_view name) { out->append(name); }),
       ".");
-  const Flag model = {"model", "DIR", "folder of the model", FlagKind::kText, true};
+  const Flag model = {"model", "PATH", "folder of the model, or its GGUF file", FlagKind::kText, true};
   const Flag out = {"out", "DIR", "folder to write; must not exist", FlagKind::kText, true};
   return {
       {"plan",
        "print who would hold what, or why it cannot be; starts nothing",
-       "Reads the model's config.json only. A model folder that does not exist but is named like a shape of make-model "
+       "Reads the model's configuration only. A model folder that does not exist but is named like a shape of "
+       "make-model "
        "is\n"
        "planned from that shape.",
        {{"config", "FILE", "deployment, as for shoal-server", FlagKind::kText, true},

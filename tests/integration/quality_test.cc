@@ -1,7 +1,11 @@
 // What quantization costs on the demo model's held-out text: perplexity, KL divergence and top-token agreement against
 // the same model in float32.
+#include <unistd.h>
+
 #include <algorithm>
 #include <cmath>
+#include <filesystem>
+#include <fstream>
 
 #include "absl/strings/str_split.h"
 #include "absl/strings/strip.h"
@@ -9,6 +13,7 @@
 #include "base/status_macros.h"
 #include "gtest/gtest.h"
 #include "model/tokenizer.h"
+#include "tests/support/gguf_export.h"
 #include "tests/support/local_cluster.h"
 #include "tests/support/model_runs.h"
 
@@ -46,11 +51,11 @@ std::vector<std::vector<double>> LogProbs(const std::vector<std::vector<float>>&
   return out;
 }
 
-// Calls use(document, logits) for each document.
-void RunDocuments(const std::vector<std::vector<int32_t>>& documents, const PlanRequest& base,
+// Calls use(document, logits) for each document that `model` reads.
+void RunDocuments(const std::string& model, const std::vector<std::vector<int32_t>>& documents, const PlanRequest& base,
                   const std::function<void(size_t, const std::vector<std::vector<float>>&)>& use) {
   LocalClusterOptions options;
-  options.model_dir = SourcePath(kDemo);
+  options.model_dir = model;
   options.threads = 2;
   options.request = base;
   options.request.max_step_tokens = options.request.max_sequences = 512;
@@ -80,18 +85,18 @@ const std::vector<std::vector<std::vector<float>>>& ExactLogits() {
   static const auto* const exact = [] {
     const std::vector<std::vector<int32_t>> documents = HeldOutDocuments();
     auto* logits = new std::vector<std::vector<std::vector<float>>>(documents.size());
-    RunDocuments(documents, RequestWithStages({1}, WeightFormat::kF32, DType::kF32),
+    RunDocuments(SourcePath(kDemo), documents, RequestWithStages({1}, WeightFormat::kF32, DType::kF32),
                  [&](size_t d, const auto& rows) { (*logits)[d] = rows; });
     return logits;
   }();
   return *exact;
 }
 
-Quality Compare(const PlanRequest& quantized) {
+Quality Compare(const PlanRequest& quantized, const std::string& model = SourcePath(kDemo)) {
   const std::vector<std::vector<int32_t>> documents = HeldOutDocuments();
   const auto& exact = ExactLogits();
   Quality q;
-  RunDocuments(documents, quantized, [&](size_t d, const std::vector<std::vector<float>>& logits) {
+  RunDocuments(model, documents, quantized, [&](size_t d, const std::vector<std::vector<float>>& logits) {
     const auto p = LogProbs(exact[d]);
     const auto r = LogProbs(logits);
     for (size_t i = 0; i < p.size(); ++i) {
@@ -125,6 +130,42 @@ TEST(QualityTest, Int8KeysAndValuesCostLittleMore) {
 
 TEST(QualityTest, Int4StaysUsable) {
   const Quality q = Compare(RequestWithStages({1}, WeightFormat::kInt4, DType::kF16));
+  EXPECT_LE(q.PerplexityIncrease(), 0.15);
+  EXPECT_GE(q.Agreement(), 0.85);
+}
+
+// The demo model as a GGUF file, quantized again by the loader: two roundings, one after the other.
+class GgufQualityTest : public testing::Test {
+ protected:
+  ~GgufQualityTest() override { std::filesystem::remove(path_); }
+  Quality CompareFile(const GgufEncoder& encoder, WeightFormat format) {
+    std::ofstream(path_, std::ios::binary) << ExportGguf(SourcePath(kDemo), encoder).Bytes();
+    return Compare(RequestWithStages({1}, format, DType::kF16), path_);
+  }
+
+ private:
+  const std::string path_ = testing::TempDir() + "shoal_quality_" + std::to_string(getpid()) + ".gguf";
+};
+
+TEST_F(GgufQualityTest, EightBitBlocksAsInt8CostAtMostHalfAPercent) {
+  const Quality q = CompareFile(EncodeAs("Q8_0"), WeightFormat::kInt8);
+  EXPECT_LE(q.PerplexityIncrease(), 0.005);
+  EXPECT_GE(q.Agreement(), 0.98);
+}
+
+TEST_F(GgufQualityTest, FourBitBlocksAsInt4StayUsable) {
+  const Quality q = CompareFile(EncodeAs("Q4_0"), WeightFormat::kInt4);
+  EXPECT_LE(q.PerplexityIncrease(), 0.15);
+  EXPECT_GE(q.Agreement(), 0.85);
+}
+
+// The demo model's rows are no multiple of 256: blocks run on over the rows, and the file holds what they stand for.
+TEST_F(GgufQualityTest, FourBitSuperBlocksAsInt4StayUsable) {
+  const auto across_rows = [](std::span<const float> values, int64_t) {
+    const GgufEncoded blocks = EncodeAs("Q4_K")(values, static_cast<int64_t>(values.size()));
+    return GgufEncoded{GgufTypeNamed("F32"), EncodeGguf("F32", DecodeGguf(blocks, values.size()))};
+  };
+  const Quality q = CompareFile(across_rows, WeightFormat::kInt4);
   EXPECT_LE(q.PerplexityIncrease(), 0.15);
   EXPECT_GE(q.Agreement(), 0.85);
 }

@@ -336,7 +336,8 @@ TEST(ModelConfigTest, FoldersAndFilesThatAreAbsentAreNamed) {
   EXPECT_EQ(LoadModelConfig(folder.path()).status().code(), absl::StatusCode::kNotFound);
   WriteFile(folder / "config.json", Good().dump());
   EXPECT_TRUE(LoadModelConfig(folder.path()).ok());
-  EXPECT_THAT(std::string(LoadModelConfig(folder / "config.json").status().message()), HasSubstr("is not a folder"));
+  EXPECT_THAT(std::string(LoadModelConfig(folder / "config.json").status().message()),
+              HasSubstr("is neither a folder nor named *.gguf"));
   WriteFile(folder / "config.json", std::string(2 << 20, ' '));
   EXPECT_THAT(std::string(LoadModelConfig(folder.path()).status().message()), HasSubstr("more than the limit"));
 }

@@ -48,10 +48,10 @@ TEST(TokenizerFitTest, AddedTokensWithoutRowsAreLogged) {
 TEST(TokenizerFitTest, AnotherModelsTokenizerIsRefused) {
   const absl::Status status = Check(Spec(), 3);
   EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
-  EXPECT_EQ(
-      status.message(),
-      "dir: tokenizer.json and config.json do not belong together: token 'd' (3), but the model's vocabulary has 3 "
-      "ids");
+  EXPECT_EQ(status.message(),
+            "dir: the tokenizer and the configuration do not belong together: token 'd' (3), but the model's "
+            "vocabulary has 3 "
+            "ids");
 }
 
 TEST(TokenizerFitTest, ATokenAroundEveryTextNeedsARow) {

@@ -16,8 +16,10 @@
 #include "gtest/gtest.h"
 #include "model/detokenizer.h"
 #include "model/tokenizer.h"
-#include "tests/model/gguf_vocabulary.h"
+#include "model/tokenizer_json.h"
+#include "tests/model/model_folder.h"
 #include "tests/model/tokenizer_test_data.h"
+#include "tests/support/gguf_writer.h"
 
 namespace shoal {
 namespace {
@@ -101,17 +103,6 @@ class SharedTokenizerTest : public testing::Test {
     EXPECT_TRUE(json.ok()) << json.status();
     return *json;
   }
-  // From the GGUF file itself, with the steps that the tokenizer.json of that model has.
-  std::unique_ptr<Tokenizer> LoadGguf(const std::string& name, std::vector<PreTokenizerStep> steps) {
-    auto spec = GgufReader(ReadTestFile(data_ + "/llamacpp_vocab/ggml-vocab-" + name + ".gguf")).ReadVocabulary();
-    EXPECT_TRUE(spec.ok()) << spec.status();
-    if (!spec.ok()) return nullptr;
-    spec->pre_tokenizer = std::move(steps);
-    spec->decoder.byte_level = true;
-    auto tokenizer = Tokenizer::Create(*std::move(spec));
-    EXPECT_TRUE(tokenizer.ok()) << tokenizer.status();
-    return tokenizer.ok() ? *std::move(tokenizer) : nullptr;
-  }
   void CheckLlamaCppVectors(const Tokenizer& tokenizer, const std::string& vectors) {
     const std::string base = data_ + "/llamacpp_vocab/ggml-vocab-" + vectors + ".gguf";
     const std::vector<std::string> inputs = absl::StrSplit(ReadTestFile(base + ".inp"), "\n__ggml_vocab_test__\n");
@@ -142,37 +133,55 @@ TEST_F(SharedTokenizerTest, DeepSeekR1AgreesWithLlamaCpp) {
   CheckLlamaCppVectors(Load("deepseek-r1-distill-qwen"), "deepseek-r1-qwen");
 }
 
-PreTokenizerStep ByteLevelStep(bool use_regex) {
-  PreTokenizerStep step;
-  step.kind = PreTokenizerStep::Kind::kByteLevel;
-  step.use_regex = use_regex;
-  return step;
-}
-
-TEST_F(SharedTokenizerTest, Gpt2AgreesWithLlamaCpp) {
-  const auto tokenizer = LoadGguf("gpt-2", {ByteLevelStep(true)});
-  ASSERT_NE(tokenizer, nullptr);
-  CheckLlamaCppVectors(*tokenizer, "gpt-2");
-}
-
-// Source of the steps: the model's tokenizer.json.
-TEST_F(SharedTokenizerTest, DeepSeekCoderAgreesWithLlamaCpp) {
-  std::vector<PreTokenizerStep> steps;
-  for (const char* pattern : {"[\r\n]", R"(\s?\p{L}+)", R"(\s?\p{P}+)", "[一-龥ࠀ-一가-퟿]+", R"(\p{N})"}) {
-    steps.emplace_back().pattern = pattern;
+// The vocabularies, merges and pre-tokenizers of GGUF files.
+TEST_F(SharedTokenizerTest, GgufVocabulariesAgreeWithLlamaCpp) {
+  for (const char* name : {"gpt-2", "deepseek-coder"}) {
+    const auto tokenizer = Tokenizer::Load(data_ + "/llamacpp_vocab/ggml-vocab-" + name + ".gguf");
+    ASSERT_TRUE(tokenizer.ok()) << tokenizer.status();
+    CheckLlamaCppVectors(**tokenizer, name);
   }
-  steps.push_back(ByteLevelStep(false));
-  const auto tokenizer = LoadGguf("deepseek-coder", steps);
-  ASSERT_NE(tokenizer, nullptr);
-  CheckLlamaCppVectors(*tokenizer, "deepseek-coder");
 }
 
-TEST(GgufReaderTest, FilesThatEndEarlyAreRefused) {
-  const std::string head("GGUF\3\0\0\0\0\0\0\0\0\0\0\0\1\0\0\0\0\0\0\0", 24);
-  for (size_t size = 0; size < head.size(); ++size) {
-    EXPECT_FALSE(GgufReader(std::string_view(head).substr(0, size)).ReadVocabulary().ok());
+// A GGUF file with what a tokenizer.json has, as converters write it.
+std::string GgufOf(const TokenizerSpec& spec, const std::string& pre) {
+  GgufWriter gguf;
+  gguf.Add("tokenizer.ggml.model", "gpt2");
+  gguf.Add("tokenizer.ggml.pre", pre);
+  std::vector<std::string> tokens = spec.tokens, merges;
+  std::vector<int32_t> types(tokens.size(), 1);
+  for (const AddedToken& added : spec.added_tokens) {
+    const auto id = static_cast<size_t>(added.id);
+    if (id >= tokens.size()) tokens.resize(id + 1), types.resize(id + 1, 5);
+    tokens[id] = added.content;
+    types[id] = added.special ? 3 : 4;
   }
-  EXPECT_FALSE(GgufReader(head + std::string(8, '\xff') + "key").ReadVocabulary().ok());
+  for (const auto& [left, right] : spec.merges) merges.push_back(left + " " + right);
+  gguf.Add("tokenizer.ggml.tokens", tokens);
+  gguf.AddNumbers("tokenizer.ggml.token_type", GgufValueType::kInt32, types);
+  gguf.Add("tokenizer.ggml.merges", merges);
+  gguf.Add("tokenizer.ggml.add_bos_token", false);
+  return gguf.Bytes();
+}
+
+TEST_F(SharedTokenizerTest, Qwen2VocabulariesInGgufAgreeWithLlamaCppAndWithTokenizerJson) {
+  for (const auto& [folder, pre] :
+       {std::pair("qwen2", "qwen2"), std::pair("deepseek-r1-distill-qwen", "deepseek-r1-qwen")}) {
+    const auto spec = ReadTokenizerFiles(data_ + "/tokenizers/" + folder);
+    ASSERT_TRUE(spec.ok()) << spec.status();
+    const TemporaryFolder temporary;
+    WriteFile(temporary / "v.gguf", GgufOf(*spec, pre));
+    const auto tokenizer = Tokenizer::Load(temporary / "v.gguf");
+    ASSERT_TRUE(tokenizer.ok()) << tokenizer.status();
+    CheckLlamaCppVectors(**tokenizer, pre);
+    for (const char* text : {"e\u0301\u0327 <|im_start|>user", "<\uff5cUser\uff5c>Who's there? 12345"}) {
+      for (const bool parse_special : {false, true}) {
+        const EncodeOptions options = {.add_special_tokens = false, .parse_special = parse_special};
+        EXPECT_EQ(*(*tokenizer)->Encode(text, options), *Load(folder).Encode(text, options)) << text;
+      }
+    }
+    EXPECT_EQ((*tokenizer)->special_ids(), Load(folder).special_ids());
+    EXPECT_EQ((*tokenizer)->added_ids(), Load(folder).added_ids());
+  }
 }
 
 TEST_F(SharedTokenizerTest, DeepSeekR1AgreesOnHardStrings) {

@@ -37,6 +37,13 @@ TEST(ConfigTest, DefaultsAreThoseOfTheSchema) {
   EXPECT_EQ(engine.max_waiting, 256);
 }
 
+TEST(ConfigTest, AGgufFileIsServedUnderItsNameWithoutEnding) {
+  const absl::StatusOr<Config> config = ParseConfig("model: 'a/Qwen2-7B.Q8_0.gguf'", kPath);
+  ASSERT_TRUE(config.ok()) << config.status();
+  EXPECT_EQ(config->model_dir, "dir/a/Qwen2-7B.Q8_0.gguf");
+  EXPECT_EQ(config->served_model_name, "Qwen2-7B.Q8_0");
+}
+
 TEST(ConfigTest, ReadsEveryKindOfField) {
   const absl::StatusOr<Config> config = ParseConfig(R"(
     # A comment.
@@ -99,7 +106,7 @@ TEST_P(BrokenConfigTest, IsRefusedWithPlaceAndReason) {
 }
 
 const Broken kBroken[] = {
-    {"", "1:1: model is missing; give the folder of the model"},
+    {"", "1:1: model is missing; give the folder or the GGUF file of the model"},
     {"model: 'm' modle: 'n'", "1:12: unknown field 'modle' in the file; did you mean 'model'?"},
     {"model: 'm'\n  lisen: ':1'", "2:3: unknown field 'lisen' in the file; did you mean 'listen'?"},
     {"model: 'm' zzzzqqqq { a: 1 b { c: 'd' } }", "1:12: unknown field 'zzzzqqqq' in the file"},

@@ -1,17 +1,17 @@
-// SafetensorsFile: opening within a folder, and reading.
+#include "model/tensor_file.h"
+
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include <algorithm>
-#include <array>
 #include <cerrno>
 #include <cstring>
+#include <utility>
 
+#include "absl/strings/str_join.h"
 #include "base/check.h"
 #include "base/read_file.h"
 #include "base/status_macros.h"
 #include "base/str_cat.h"
-#include "model/safetensors.h"
 
 namespace shoal {
 namespace {
@@ -27,6 +27,8 @@ int64_t ChangeTime(const struct stat& info) { return info.st_ctim.tv_sec * 1'000
 
 }  // namespace
 
+std::string StoredTensor::ShapeText() const { return StrCat("[", absl::StrJoin(shape, ", "), "]"); }
+
 absl::StatusOr<int> OpenInFolder(const std::string& folder, const std::string& name) {
   if (name.empty() || name == "." || name == ".." || name.size() > 255 || name.find('/') != std::string::npos ||
       name.find('\0') != std::string::npos) {
@@ -36,34 +38,22 @@ absl::StatusOr<int> OpenInFolder(const std::string& folder, const std::string& n
   return OpenRegularFile(StrCat(folder, "/", name));
 }
 
-absl::StatusOr<std::unique_ptr<SafetensorsFile>> SafetensorsFile::Open(const std::string& folder,
-                                                                       const std::string& name) {
-  ASSIGN_OR_RETURN(const int fd, OpenInFolder(folder, name));
-  std::unique_ptr<SafetensorsFile> file(new SafetensorsFile(StrCat(folder, "/", name), fd));
-  const std::string& path = file->path_;
+absl::Status TensorFile::Begin() {
   struct stat info {};
-  if (fstat(fd, &info) != 0) return ErrnoStatus(path, errno);
-  file->size_ = static_cast<uint64_t>(info.st_size);
-  file->changed_ns_ = ChangeTime(info);
-
-  // The length first, then no more than it says.
-  std::array<std::byte, 8> length{};
-  RETURN_IF_ERROR(file->ReadAt(0, std::span(length).first(std::min<uint64_t>(file->size_, 8))));
-  ASSIGN_OR_RETURN(const uint64_t header_bytes, SafetensorsHeaderBytes(length, file->size_, path));
-  std::string json(header_bytes, '\0');
-  RETURN_IF_ERROR(file->ReadAt(8, std::as_writable_bytes(std::span(json.data(), json.size()))));
-  ASSIGN_OR_RETURN(file->header_, ParseSafetensorsHeader(json, file->size_ - 8 - header_bytes, path));
-  return file;
+  if (fstat(fd_, &info) != 0) return ErrnoStatus(path_, errno);
+  size_ = static_cast<uint64_t>(info.st_size);
+  changed_ns_ = ChangeTime(info);
+  return absl::OkStatus();
 }
 
-SafetensorsFile::~SafetensorsFile() { close(fd_); }
+TensorFile::~TensorFile() { close(fd_); }
 
-absl::Status SafetensorsFile::Read(const SafetensorsTensor& tensor, uint64_t offset, std::span<std::byte> out) const {
+absl::Status TensorFile::Read(const StoredTensor& tensor, uint64_t offset, std::span<std::byte> out) const {
   SHOAL_CHECK(offset <= tensor.bytes() && out.size() <= tensor.bytes() - offset);
-  return ReadAt(header_.data_offset + tensor.begin + offset, out);
+  return ReadAt(data_offset_ + tensor.begin + offset, out);
 }
 
-absl::Status SafetensorsFile::ReadAt(uint64_t offset, std::span<std::byte> out) const {
+absl::Status TensorFile::ReadAt(uint64_t offset, std::span<std::byte> out) const {
   while (!out.empty()) {
     const ssize_t n = pread(fd_, out.data(), out.size(), static_cast<off_t>(offset));
     if (n < 0 && errno == EINTR) continue;
@@ -75,7 +65,7 @@ absl::Status SafetensorsFile::ReadAt(uint64_t offset, std::span<std::byte> out) 
   return absl::OkStatus();
 }
 
-absl::Status SafetensorsFile::CheckUnchanged() const {
+absl::Status TensorFile::CheckUnchanged() const {
   struct stat info {};
   if (fstat(fd_, &info) != 0) return ErrnoStatus(path_, errno);
   if (static_cast<uint64_t>(info.st_size) != size_ || ChangeTime(info) != changed_ns_) {
