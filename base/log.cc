@@ -13,12 +13,26 @@ namespace {
 
 std::atomic<int> g_rank{-1};
 std::atomic<LogLevel> g_level{LogLevel::kInfo};
+std::atomic<bool> g_below{false};  // Something stands below the log.
+
+constexpr std::string_view kClearLine = "\r\033[K";
+
+void Write(const std::string& text) {
+  // A full disk or closed pipe must not stop the service: a lost log line is lost.
+  [[maybe_unused]] const ssize_t written = write(STDERR_FILENO, text.data(), text.size());
+}
 
 }  // namespace
 
 void SetLogRank(int rank) { g_rank = rank; }
 
 void SetLogLevel(LogLevel level) { g_level = level; }
+
+bool LogIsTerminal() { return isatty(STDERR_FILENO) != 0; }
+
+void ShowBelowLog(std::string_view text) {
+  if (g_below.exchange(!text.empty()) || !text.empty()) Write(std::string(kClearLine).append(text));
+}
 
 void LogLine(LogLevel level, std::string_view text) {
   if (level < g_level.load()) return;
@@ -36,8 +50,8 @@ void LogLine(LogLevel level, std::string_view text) {
   line.append(text);
   std::replace(line.begin(), line.end(), '\n', ' ');
   line.push_back('\n');
-  // A full disk or closed pipe must not stop the service: a lost log line is lost.
-  [[maybe_unused]] const ssize_t written = write(STDERR_FILENO, line.data(), line.size());
+  if (g_below.exchange(false)) line.insert(0, kClearLine);
+  Write(line);
 }
 
 }  // namespace shoal

@@ -15,6 +15,13 @@ void SetLogRank(int rank);
 // Lines below `level` are dropped; kInfo until called.
 void SetLogLevel(LogLevel level);
 
+// Whether a person sees standard error as it is written.
+bool LogIsTerminal();
+
+// Terminals only: shows `text`, without a newline, in place of what was shown last; the next log line takes its place.
+// "" removes it.
+void ShowBelowLog(std::string_view text);
+
 // Writes one line with a single write(2), so that lines of several ranks do not mix. Newlines in `text` become spaces.
 void LogLine(LogLevel level, std::string_view text);
 

@@ -8,25 +8,12 @@
 #include <cstdint>
 #include <span>
 #include <string>
-#include <string_view>
 #include <vector>
 
 #include "kernels/weight.h"
+#include "model/quantize_row.h"
 
 namespace shoal {
-
-// What rounding lost, as sums over weights.
-struct QuantizationError {
-  double squared_error = 0;
-  double squared_weight = 0;
-
-  void Add(const QuantizationError& other) {
-    squared_error += other.squared_error;
-    squared_weight += other.squared_weight;
-  }
-  // Mean squared error over mean square; 0 for a matrix of zeros.
-  double relative() const { return squared_weight > 0 ? squared_error / squared_weight : 0; }
-};
 
 // One tensor of a QuantizationReport.
 struct QuantizedTensor {
@@ -48,14 +35,6 @@ struct QuantizationReport {
   }
 };
 
-// Where the results of one row go; sizes as in HostWeight.
-struct QuantizedRow {
-  void* values = nullptr;           // i8 [cols], or u8 [cols / 2] with even k in the low nibble.
-  float* scale = nullptr;           // [1]
-  uint8_t* group_scales = nullptr;  // n, [cols / kWeightGroup], int4.
-  int8_t* group_offsets = nullptr;  // m, [cols / kWeightGroup], int4.
-};
-
 // scale = max |w| / 127; values = round-half-even(w * (127 / max |w|)), in [-127, 127]. False (and nothing written) if
 // a weight is not finite. Adds to `error` if that is not null.
 bool QuantizeRowInt8(std::span<const float> row, const QuantizedRow& out, QuantizationError* error);
@@ -68,14 +47,6 @@ bool QuantizeRowInt4(std::span<const float> row, const QuantizedRow& out, Quanti
 void DequantizeRow(WeightFormat format, const QuantizedRow& row, std::span<float> out);
 
 namespace internal {
-
-// One build of the two quantizers; for tests that compare them.
-struct QuantizerPath {
-  using Function = bool (*)(const float* row, int64_t cols, const QuantizedRow& out, QuantizationError* error);
-  std::string_view name;
-  Function int8;
-  Function int4;
-};
 
 // Those that this CPU runs, plainest first. The last one is used.
 std::vector<QuantizerPath> QuantizerPaths();

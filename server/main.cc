@@ -3,7 +3,6 @@
 #include <signal.h>
 #include <sys/prctl.h>
 
-#include <algorithm>
 #include <chrono>
 #include <cstdio>
 #include <memory>
@@ -17,6 +16,7 @@
 
 #include "base/cores.h"
 #include "base/log.h"
+#include "base/progress.h"
 #include "base/status_macros.h"
 #include "base/str_cat.h"
 #include "engine/engine.h"
@@ -135,16 +135,15 @@ absl::Status LoadRank(const MpiWorld& world, const Config& config, const LoadPro
 
 absl::Status LoadForAll(MpiWorld& world, const Config& config, Rank& rank) {
   PhaseReports reports(world);
-  Clock::time_point last_report = Clock::now();
+  std::optional<Progress> shown;
+  if (world.rank() == 0) shown.emplace(StrCat("loading ", config.model_dir));
   const auto progress = [&](int64_t done, int64_t total) {
     if (world.rank() != 0) return;
     if (const absl::Status failure = reports.Look(); !failure.ok()) Abandon(failure);
-    const Clock::time_point now = Clock::now();
-    if (now - last_report < std::chrono::seconds(2)) return;
-    last_report = now;
-    LogInfo("loading ", config.model_dir, ": ", done * 100 / std::max<int64_t>(total, 1), " %");
+    shown->Update(done, total);
   };
   const absl::Status mine = LoadRank(world, config, progress, rank);
+  shown.reset();
   RETURN_IF_ERROR(reports.Report(mine));
   if (world.rank() == 0) {
     if (const absl::Status failure = reports.WaitForAll(kPatienceSeconds); !failure.ok()) Abandon(failure);

@@ -1,15 +1,17 @@
 // shoal plan, shoal tokenize, shoal quantize, shoal make-model: they work on files and need no server.
-#include <unistd.h>
-
 #include <cstdio>
 #include <filesystem>
 #include <iostream>
+#include <memory>
 #include <optional>
 #include <string>
 #include <system_error>
+#include <utility>
 
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
+#include "base/log.h"
+#include "base/progress.h"
 #include "base/status_macros.h"
 #include "base/str_cat.h"
 #include "model/prepare.h"
@@ -76,15 +78,11 @@ absl::Status RunTokenize(const Arguments& arguments) {
   return absl::OkStatus();
 }
 
-// A line that is rewritten while a person looks on.
-LoadProgress Progress(const char* what) {
-  if (isatty(STDERR_FILENO) == 0) return nullptr;
-  return [what, shown = -1](int64_t done, int64_t total) mutable {
-    const int percent =
-        total == 0 ? 100 : static_cast<int>(100.0 * static_cast<double>(done) / static_cast<double>(total));
-    if (percent == shown) return;
-    shown = percent;
-    std::fprintf(stderr, "\r%s %d %%%s", what, percent, percent == 100 ? "\n" : "");
+// A bar while a person looks on.
+LoadProgress ShowProgress(std::string what) {
+  if (!LogIsTerminal()) return nullptr;
+  return [progress = std::make_shared<Progress>(std::move(what))](int64_t done, int64_t total) {
+    progress->Update(done, total);
   };
 }
 
@@ -107,7 +105,7 @@ absl::Status RunQuantize(const Arguments& arguments) {
     ASSIGN_ARGUMENT(formats.embedding, WeightFormatFromName(arguments.Text("embedding")));
   }
   PrepareOptions options;
-  options.progress = Progress("quantizing");
+  options.progress = ShowProgress(StrCat("quantizing ", arguments.Text("model")));
   ASSIGN_OR_RETURN(const QuantizationReport report,
                    PrepareModel(arguments.Text("model"), arguments.Text("out"), formats, options));
   if (arguments.Has("report")) {
@@ -129,7 +127,7 @@ absl::Status RunMakeModel(const Arguments& arguments) {
   }
   options.dtype = dtype == "bf16" ? DType::kBF16 : DType::kF32;
   ASSIGN_ARGUMENT(options.seed, arguments.Seed("seed", options.seed));
-  options.progress = Progress("writing");
+  options.progress = ShowProgress(StrCat("writing ", arguments.Text("out")));
   RETURN_IF_ERROR(WriteRandomModel(arguments.Text("shape"), arguments.Text("out"), options));
   absl::PrintF("%s: %s with random weights (%s, seed %d)\n", arguments.Text("out"), arguments.Text("shape"), dtype,
                options.seed);

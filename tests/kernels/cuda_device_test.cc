@@ -3,6 +3,7 @@
 #include <numeric>
 
 #include "gmock/gmock.h"
+#include "kernels/cuda/pack.h"
 #include "tests/kernels/kernels_testing.h"
 
 namespace shoal {
@@ -48,6 +49,42 @@ TEST_P(CudaDeviceTest, LoadWeightUsesExactlyWeightBytes) {
       }
     }
   }
+}
+
+TEST_P(CudaDeviceTest, AMatrixOfManyPiecesIsThatOfItsRows) {
+  Random random(3);
+  const auto bytes_of = [&](const Tensor& tensor, int64_t bytes) {
+    std::vector<uint8_t> out(bytes);
+    device().CopyOut(MakeTensor(tensor.data, DType::kU8, {bytes}), out.data());
+    EXPECT_TRUE(device().Synchronize().ok());
+    return out;
+  };
+  const auto same = [](const std::vector<uint8_t>& found, const void* expected) {
+    return std::memcmp(found.data(), expected, found.size()) == 0;
+  };
+  // More than a slot of the staging ring; the last piece has an odd number of groups.
+  constexpr int64_t kRows = 5001, kCols = 1056, kGroups = kCols / kWeightGroup;
+  const WeightData w8 = RandomWeight(random, WeightFormat::kInt8, kRows, kCols, 32, true);
+  const Weight loaded8 = device().LoadWeight(w8.host()).value();
+  EXPECT_TRUE(same(bytes_of(loaded8.values, kRows * kCols), w8.i8.data()));
+  EXPECT_TRUE(same(bytes_of(loaded8.scales, kRows * 4), w8.scales.data()));
+  EXPECT_TRUE(same(bytes_of(loaded8.bias, kRows * 4), w8.bias.data()));
+
+  const WeightData w4 = RandomWeight(random, WeightFormat::kInt4, 2 * kRows, kCols, 32, false);
+  const Weight loaded4 = device().LoadWeight(w4.host()).value();
+  std::vector<uint8_t> values(w4.q4.size()), scales((w4.group_scales.size() + 1) / 2);
+  cuda::PackNibbles(w4.q4.data(), static_cast<int64_t>(values.size()), values.data());
+  cuda::PackGroupScales(w4.group_scales.data(), 0, 2 * kRows * kGroups, static_cast<int64_t>(scales.size()),
+                        scales.data());
+  EXPECT_TRUE(same(bytes_of(loaded4.values, static_cast<int64_t>(values.size())), values.data()));
+  EXPECT_TRUE(same(bytes_of(loaded4.group_scales, static_cast<int64_t>(scales.size())), scales.data()));
+  EXPECT_TRUE(same(bytes_of(loaded4.group_offsets, 2 * kRows * kGroups), w4.group_offsets.data()));
+  EXPECT_TRUE(same(bytes_of(loaded4.scales, 2 * kRows * 4), w4.scales.data()));
+
+  const std::vector<float> values32 = random.Normal(kRows * 300);
+  const Tensor table =
+      device().LoadTensor(MakeTensor(const_cast<float*>(values32.data()), DType::kF32, {kRows, 300})).value();
+  EXPECT_TRUE(same(bytes_of(table, table.bytes()), values32.data()));
 }
 
 TEST_P(CudaDeviceTest, BudgetIsHardAndTheMessageSaysWhatWasWanted) {
