@@ -100,15 +100,15 @@ absl::Status Checkpoint::AddFile(const std::string& name) {
 }
 
 absl::Status Checkpoint::AddGguf(const std::string& path) {
-  ASSIGN_OR_RETURN(gguf_, GgufFile::Open(path));
-  ASSIGN_OR_RETURN(const int64_t paired, GgufPairedHeadSize(gguf_->header().metadata));
-  for (const StoredTensor& tensor : gguf_->header().tensors) {
-    if (tensor.name == kGgufRopeFactorsName) continue;
-    const std::string known = HuggingFaceTensorName(tensor.name);
-    const bool rotated = absl::StrContains(tensor.name, ".attn_q.") || absl::StrContains(tensor.name, ".attn_k.");
-    const Entry entry{gguf_.get(), &tensor, rotated ? paired : 0};
-    if (!tensors_.emplace(known.empty() ? tensor.name : known, entry).second) {
-      return absl::InvalidArgumentError(StrCat(path, ": tensor '", tensor.name, "' is there under two names"));
+  ASSIGN_OR_RETURN(gguf_, GgufModel::Open(path));
+  ASSIGN_OR_RETURN(const int64_t paired, GgufPairedHeadSize(gguf_->metadata()));
+  for (const auto& [name, found] : gguf_->tensors()) {
+    if (name == kGgufRopeFactorsName) continue;
+    const std::string known = HuggingFaceTensorName(name);
+    const bool rotated = absl::StrContains(name, ".attn_q.") || absl::StrContains(name, ".attn_k.");
+    const Entry entry{found.file, found.tensor, rotated ? paired : 0};
+    if (!tensors_.emplace(known.empty() ? name : known, entry).second) {
+      return absl::InvalidArgumentError(StrCat(path, ": tensor '", name, "' is there under two names"));
     }
   }
   return absl::OkStatus();

@@ -1,4 +1,4 @@
-// The weights of a model: one safetensors file of a folder, or shards with an index, or a GGUF file.
+// The weights of a model: one safetensors file of a folder, or shards with an index, or GGUF.
 #pragma once
 
 #include <map>
@@ -9,7 +9,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
-#include "model/gguf.h"
+#include "model/gguf_model.h"
 #include "model/safetensors.h"
 #include "parallel/plan.h"
 
@@ -63,7 +63,7 @@ class Checkpoint {
 
   std::string folder_;
   std::vector<std::unique_ptr<SafetensorsFile>> files_;
-  std::unique_ptr<GgufFile> gguf_;
+  std::unique_ptr<GgufModel> gguf_;
   std::map<std::string, Entry, std::less<>> tensors_;
 };
 

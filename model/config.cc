@@ -355,7 +355,8 @@ absl::StatusOr<ModelConfig> ReadConfig(const Json& json, const std::string& wher
 }
 
 absl::StatusOr<ModelConfig> LoadGgufConfig(const std::string& path) {
-  ASSIGN_OR_RETURN(const GgufConfig file, ReadGgufConfig(path));
+  ASSIGN_OR_RETURN(const std::unique_ptr<GgufModel> model, GgufModel::Open(path));
+  ASSIGN_OR_RETURN(const GgufConfig file, ReadGgufConfig(*model));
   absl::StatusOr<ModelConfig> config = ReadConfig(file.config, path);
   if (!config.ok()) return WithGgufKey(config.status(), file);
   if (!file.generation.empty()) RETURN_IF_ERROR(ReadGeneration(file.generation, path, *config));

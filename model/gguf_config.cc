@@ -10,7 +10,6 @@
 #include "absl/strings/match.h"
 #include "base/status_macros.h"
 #include "base/str_cat.h"
-#include "model/gguf_blocks.h"
 #include "model/gguf_tensors.h"
 
 namespace shoal {
@@ -130,15 +129,15 @@ class Reader {
 };
 
 // The factors by which Llama 3 divides its rotary frequencies, one per pair; empty if the file has none.
-absl::StatusOr<std::vector<float>> ReadRopeFactors(const GgufHeader& header, GgufTensorRead read,
-                                                   const Reader& reader) {
+absl::StatusOr<std::vector<float>> ReadRopeFactors(const GgufMetadata& metadata, GgufTensorFind find,
+                                                   GgufTensorRead read, const Reader& reader) {
   std::vector<float> factors;
-  const StoredTensor* tensor = header.Find(kGgufRopeFactorsName);
+  const StoredTensor* tensor = find(kGgufRopeFactorsName);
   if (tensor == nullptr) return factors;
   ASSIGN_OR_RETURN(const int64_t head_size, reader.HeadSize());
   const uint64_t pairs = static_cast<uint64_t>(head_size) / 2;
   if (tensor->type.name != "F32" || tensor->shape != std::vector<uint64_t>{pairs}) {
-    return absl::InvalidArgumentError(StrCat(header.metadata.where(), ": tensor '", tensor->name, "' has shape ",
+    return absl::InvalidArgumentError(StrCat(metadata.where(), ": tensor '", tensor->name, "' has shape ",
                                              tensor->ShapeText(), " of ", tensor->type.name, "; it must be [", pairs,
                                              "] of F32: convert the model again"));
   }
@@ -148,9 +147,8 @@ absl::StatusOr<std::vector<float>> ReadRopeFactors(const GgufHeader& header, Ggu
 }
 
 // `rope_scaling` of config.json, or null.
-absl::StatusOr<Json> ReadRopeScaling(const GgufHeader& header, GgufTensorRead read, const Reader& reader,
-                                     int64_t context) {
-  const GgufMetadata& metadata = header.metadata;
+absl::StatusOr<Json> ReadRopeScaling(const GgufMetadata& metadata, GgufTensorFind find, GgufTensorRead read,
+                                     const Reader& reader, int64_t context) {
   std::string type = "linear";  // What llama.cpp takes for an absent key; by itself it changes nothing.
   if (reader.Has("rope.scaling.type")) {
     ASSIGN_OR_RETURN(type, reader.Text("rope.scaling.type"));
@@ -165,7 +163,7 @@ absl::StatusOr<Json> ReadRopeScaling(const GgufHeader& header, GgufTensorRead re
     ASSIGN_OR_RETURN(factor, reader.Number(key));
   }
   const bool linear = type == "linear" && factor != 0 && factor != 1;
-  ASSIGN_OR_RETURN(const std::vector<float> factors, ReadRopeFactors(header, read, reader));
+  ASSIGN_OR_RETURN(const std::vector<float> factors, ReadRopeFactors(metadata, find, read, reader));
   if (linear && !factors.empty()) {
     return Unsupported(metadata, StrCat("has both ", reader.Key("rope.scaling.factor"), " and ", kGgufRopeFactorsName));
   }
@@ -179,13 +177,12 @@ absl::StatusOr<Json> ReadRopeScaling(const GgufHeader& header, GgufTensorRead re
               {"original_max_position_embeddings", context}};
 }
 
-absl::StatusOr<int64_t> ReadVocabularySize(const GgufHeader& header, const Reader& reader) {
-  const GgufMetadata& metadata = header.metadata;
+absl::StatusOr<int64_t> ReadVocabularySize(const GgufMetadata& metadata, GgufTensorFind find, const Reader& reader) {
   std::optional<int64_t> by_key;
   if (reader.Has("vocab_size")) {
     ASSIGN_OR_RETURN(by_key, reader.Integer("vocab_size"));
   }
-  const StoredTensor* embedding = header.Find("token_embd.weight");
+  const StoredTensor* embedding = find("token_embd.weight");
   if (embedding != nullptr && embedding->shape.size() == 2) {
     const auto rows = static_cast<int64_t>(embedding->shape[0]);
     if (by_key.value_or(rows) == rows) return rows;
@@ -247,27 +244,6 @@ absl::StatusOr<Json> ReadGeneration(const GgufMetadata& metadata) {
   return generation;
 }
 
-// One file holds the whole model, in today's form of the blocks.
-absl::Status CheckFile(const GgufHeader& header) {
-  const GgufMetadata& metadata = header.metadata;
-  if (metadata.Has("split.count")) {
-    ASSIGN_OR_RETURN(const int64_t files, metadata.Integer("split.count"));
-    if (files > 1) {
-      return Unsupported(metadata,
-                         StrCat("is one of ", files, " files of a model; join them with llama-gguf-split --merge"));
-    }
-  }
-  constexpr std::string_view kVersionKey = "general.quantization_version";
-  if (!metadata.Has(kVersionKey)) return absl::OkStatus();
-  ASSIGN_OR_RETURN(const int64_t version, metadata.Integer(kVersionKey));
-  for (const StoredTensor& tensor : header.tensors) {
-    if (version == 2 || !IsGgufBlockType(tensor.type)) continue;
-    return Unsupported(metadata,
-                       StrCat("key '", kVersionKey, "' is ", version, "; supported is 2: quantize the model again"));
-  }
-  return absl::OkStatus();
-}
-
 }  // namespace
 
 bool IsGgufPath(const std::string& model) {
@@ -275,19 +251,15 @@ bool IsGgufPath(const std::string& model) {
   return absl::EndsWith(model, ".gguf") && !(stat(model.c_str(), &info) == 0 && S_ISDIR(info.st_mode));
 }
 
-absl::StatusOr<GgufConfig> ReadGgufConfig(const std::string& path) {
-  ASSIGN_OR_RETURN(const std::unique_ptr<GgufFile> file, GgufFile::Open(path));
-  return ReadGgufConfig(*file);
+absl::StatusOr<GgufConfig> ReadGgufConfig(const GgufModel& model) {
+  const auto find = [&](std::string_view name) { return model.Find(name).tensor; };
+  const auto read = [&](const StoredTensor& tensor, std::span<std::byte> out) {
+    return model.Find(tensor.name).file->Read(tensor, 0, out);
+  };
+  return ReadGgufConfig(model.metadata(), find, read);
 }
 
-absl::StatusOr<GgufConfig> ReadGgufConfig(const GgufFile& file) {
-  return ReadGgufConfig(
-      file.header(), [&](const StoredTensor& tensor, std::span<std::byte> out) { return file.Read(tensor, 0, out); });
-}
-
-absl::StatusOr<GgufConfig> ReadGgufConfig(const GgufHeader& header, GgufTensorRead read) {
-  const GgufMetadata& metadata = header.metadata;
-  RETURN_IF_ERROR(CheckFile(header));
+absl::StatusOr<GgufConfig> ReadGgufConfig(const GgufMetadata& metadata, GgufTensorFind find, GgufTensorRead read) {
   ASSIGN_OR_RETURN(const Architecture architecture, ReadArchitecture(metadata));
   const Reader reader(metadata, architecture);
   RETURN_IF_ERROR(reader.CheckOffKeys());
@@ -310,11 +282,11 @@ absl::StatusOr<GgufConfig> ReadGgufConfig(const GgufHeader& header, GgufTensorRe
     ASSIGN_OR_RETURN(out.config[kRopeTheta.field], reader.Number(kRopeTheta.key));
   }
   ASSIGN_OR_RETURN(Json scaling,
-                   ReadRopeScaling(header, read, reader, out.config["max_position_embeddings"].get<int64_t>()));
+                   ReadRopeScaling(metadata, find, read, reader, out.config["max_position_embeddings"].get<int64_t>()));
   if (!scaling.is_null()) out.config["rope_scaling"] = std::move(scaling);
-  ASSIGN_OR_RETURN(const int64_t vocab, ReadVocabularySize(header, reader));
+  ASSIGN_OR_RETURN(const int64_t vocab, ReadVocabularySize(metadata, find, reader));
   out.config["vocab_size"] = vocab;
-  out.config["tie_word_embeddings"] = header.Find("output.weight") == nullptr;
+  out.config["tie_word_embeddings"] = find("output.weight") == nullptr;
   RETURN_IF_ERROR(AddTokenIds(metadata, vocab, out.config));
   ASSIGN_OR_RETURN(out.generation, ReadGeneration(metadata));
   return out;

@@ -3,12 +3,13 @@
 
 #include <span>
 #include <string>
+#include <string_view>
 
 #include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "base/json.h"
-#include "model/gguf.h"
+#include "model/gguf_model.h"
 
 namespace shoal {
 
@@ -24,12 +25,12 @@ struct GgufConfig {
 // Supported are the architectures llama, qwen2 and qwen3. Reads metadata and, for Llama 3, the factors of the rotary
 // frequencies. Errors: kInvalidArgument for keys that are missing or of another type; kUnimplemented for other
 // architectures and for what would change the results and is not supported (experts, YaRN, sliding windows, ...).
-absl::StatusOr<GgufConfig> ReadGgufConfig(const std::string& path);
-absl::StatusOr<GgufConfig> ReadGgufConfig(const GgufFile& file);
+absl::StatusOr<GgufConfig> ReadGgufConfig(const GgufModel& model);
 
-// The same from a header; `read` copies the whole of a tensor.
+// The same from metadata; `find` gives a tensor by its name or null, `read` copies the whole of one.
+using GgufTensorFind = absl::FunctionRef<const StoredTensor*(std::string_view name)>;
 using GgufTensorRead = absl::FunctionRef<absl::Status(const StoredTensor& tensor, std::span<std::byte> out)>;
-absl::StatusOr<GgufConfig> ReadGgufConfig(const GgufHeader& header, GgufTensorRead read);
+absl::StatusOr<GgufConfig> ReadGgufConfig(const GgufMetadata& metadata, GgufTensorFind find, GgufTensorRead read);
 
 // An error about a field of config.json ("field 'hidden_size' is 0"), with the file's own key added.
 absl::Status WithGgufKey(const absl::Status& status, const GgufConfig& config);

@@ -176,13 +176,13 @@ absl::Status Convert(const Job& job, const MatrixLoader& loader, SafetensorsWrit
 // What a GGUF file says beside its weights: configuration as JSON, tokenizer and chat template in a file of the same
 // format without tensors.
 absl::Status WriteGgufFiles(const std::string& from, const std::string& to) {
-  ASSIGN_OR_RETURN(const std::unique_ptr<GgufFile> file, GgufFile::Open(from));
-  ASSIGN_OR_RETURN(const GgufConfig config, ReadGgufConfig(*file));
+  ASSIGN_OR_RETURN(const std::unique_ptr<GgufModel> model, GgufModel::Open(from));
+  ASSIGN_OR_RETURN(const GgufConfig config, ReadGgufConfig(*model));
   RETURN_IF_ERROR(WriteSmallFile(StrCat(to, "/config.json"), config.config.dump(2) + "\n"));
   if (!config.generation.empty()) {
     RETURN_IF_ERROR(WriteSmallFile(StrCat(to, "/generation_config.json"), config.generation.dump(2) + "\n"));
   }
-  return WriteSmallFile(StrCat(to, "/", kGgufTokenizerFile), file->header().metadata.FileWithoutTensors());
+  return WriteSmallFile(StrCat(to, "/", kGgufTokenizerFile), model->metadata().FileWithoutTensors());
 }
 
 absl::Status CopyFiles(const std::string& from, const std::string& to) {

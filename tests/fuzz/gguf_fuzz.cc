@@ -38,12 +38,13 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   const auto header = shoal::ParseGguf(std::as_bytes(std::span(data, size)), "fuzz");
   if (!header.ok()) return 0;
   CheckTensors(*header, data, size);
+  const auto find = [&](std::string_view name) { return header->Find(name); };
   const auto read = [&](const shoal::StoredTensor& tensor, std::span<std::byte> out) {
     if (out.size() != tensor.bytes()) std::abort();
     std::memcpy(out.data(), data + header->data_offset + tensor.begin, out.size());
     return absl::OkStatus();
   };
-  if (const auto config = shoal::ReadGgufConfig(*header, read); config.ok()) {
+  if (const auto config = shoal::ReadGgufConfig(header->metadata, find, read); config.ok()) {
     const auto model = shoal::ParseModelConfig(config->config.dump(), config->generation.dump(), "fuzz");
     if (model.ok() && (model->shape.layers < 1 || model->shape.head_dim % 2 != 0)) std::abort();
   }

@@ -4,6 +4,8 @@
 #include <string>
 #include <vector>
 
+#include "absl/strings/str_cat.h"
+#include "base/str_cat.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "model/gguf_config.h"
@@ -235,7 +237,9 @@ TEST_F(GgufRefusalTest, FeaturesThatChangeResultsAreRefusedByName) {
   EXPECT_THAT(with("llama.final_logit_softcapping", 30.0f), HasSubstr("final_logit_softcapping"));
   EXPECT_THAT(with("llama.logit_scale", 0.5f), HasSubstr("'llama.logit_scale' is 0.5"));
   EXPECT_THAT(with("llama.vocab_size", 97u), HasSubstr("'llama.vocab_size' is 97, but token_embd.weight has 96 rows"));
-  EXPECT_THAT(with("split.count", 3u), HasSubstr("is one of 3 files of a model; join them"));
+  EXPECT_THAT(with("split.count", 3u), HasSubstr("is file 1 of 3 of a model; name the first, whose name ends in "
+                                                 "-00001-of-00003.gguf"));
+  EXPECT_EQ(with("split.count", 1u), "");
   EXPECT_EQ(with("llama.expert_count", 0u), "");
   EXPECT_EQ(with("llama.rope.scaling.type", "none"), "");
   EXPECT_EQ(with("llama.attention.sliding_window", 256u), "");
@@ -321,6 +325,63 @@ TEST(GgufConfigTest, EndOfTextTokensAndSamplingDefaultsAreFound) {
   EXPECT_EQ(config->temperature, 0.5f);
   EXPECT_EQ(config->top_k, 20);
   EXPECT_EQ(config->top_p, -1);
+}
+
+// The tensors of a file dealt to several, as llama.cpp's gguf-split does it.
+class GgufSplitTest : public testing::Test {
+ protected:
+  void SetUp() override {
+    WriteFile(folder_ / "whole.gguf", ExportWide(WideConfig(), EncodeAs("Q8_0")).Bytes());
+    Write(3, 3);
+  }
+  void Write(uint32_t files, uint32_t files_of_last, int missing_tensors = 0) {
+    const std::string whole = ReadFile(folder_ / "whole.gguf");
+    const auto header = ParseGguf(std::as_bytes(std::span(whole)), "whole");
+    ASSERT_TRUE(header.ok()) << header.status();
+    const size_t tensors = header->tensors.size();
+    for (uint32_t i = 0; i < files; ++i) {
+      GgufWriter gguf;
+      if (i == 0) AddGgufConfig(WideConfig(), gguf);
+      gguf.Add("split.no", GgufValueType::kUint16, RawBytes(static_cast<uint16_t>(i)));
+      const auto count = static_cast<uint16_t>(i + 1 == files ? files_of_last : files);
+      gguf.Add("split.count", GgufValueType::kUint16, RawBytes(count));
+      gguf.Add("split.tensors.count", GgufValueType::kInt32, RawBytes(static_cast<int32_t>(tensors)));
+      for (size_t t = i * tensors / files; t < (i + 1) * tensors / files; ++t) {
+        if (i + 1 == files && missing_tensors-- > 0) continue;
+        const StoredTensor& tensor = header->tensors[t];
+        gguf.AddTensor(tensor.name, GgufTypeId(tensor.type), tensor.shape,
+                       whole.substr(header->data_offset + tensor.begin, tensor.bytes()));
+      }
+      WriteFile(Part(i + 1, files), gguf.Bytes());
+    }
+  }
+  std::string Part(uint32_t number, uint32_t files) const {
+    return folder_ /
+           absl::StrCat("m-", absl::Dec(number, absl::kZeroPad5), "-of-", absl::Dec(files, absl::kZeroPad5), ".gguf");
+  }
+  static std::string Message(const std::string& path) {
+    EXPECT_EQ(LoadModelConfig(path).status(), Checkpoint::Open(path).status());
+    return std::string(Checkpoint::Open(path).status().message());
+  }
+  TemporaryFolder folder_;
+};
+
+TEST_F(GgufSplitTest, SeveralFilesAreOneModel) {
+  for (const int ranks : {1, 3}) {
+    ExpectSameWeights(folder_ / "whole.gguf", Part(1, 3), AllIn(WeightFormat::kInt8), ranks);
+  }
+}
+
+TEST_F(GgufSplitTest, FilesThatDoNotFitTogetherAreRefused) {
+  EXPECT_THAT(Message(Part(2, 3)), HasSubstr("is file 2 of 3 of a model; name the first"));
+  Write(3, 4);
+  EXPECT_EQ(Message(Part(1, 3)), Part(3, 3) + ": says that it is file 3 of 4; download the files again");
+  Write(3, 3, 1);
+  EXPECT_THAT(Message(Part(1, 3)), HasSubstr("'split.tensors.count' is 12, but its 3 files have 11 tensors"));
+  std::filesystem::copy_file(Part(1, 3), Part(3, 3), std::filesystem::copy_options::overwrite_existing);
+  EXPECT_THAT(Message(Part(1, 3)), HasSubstr(StrCat("is also in ", Part(1, 3))));
+  std::filesystem::remove(Part(2, 3));
+  EXPECT_EQ(Checkpoint::Open(Part(1, 3)).status().code(), absl::StatusCode::kNotFound);
 }
 
 TEST(GgufPathTest, OnlyFilesNamedSoAreTakenForGguf) {
