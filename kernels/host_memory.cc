@@ -3,6 +3,7 @@
 #include <sys/mman.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cerrno>
 #include <cstdlib>
 #include <cstring>
@@ -60,12 +61,6 @@ std::shared_ptr<std::byte> TakePages(int64_t bytes) {
   return {data, [rounded](std::byte* from) { munmap(from, rounded); }};
 }
 
-// Gives every page its memory; false if there is none left.
-bool Populate(void* data, int64_t bytes) {
-  // Kernels before 5.14 do not know the request: there pages come at their first use.
-  return madvise(data, bytes, MADV_POPULATE_WRITE) == 0 || errno == EINVAL;
-}
-
 }  // namespace
 
 const char* MemoryKindName(MemoryKind kind) {
@@ -82,7 +77,9 @@ const char* MemoryKindName(MemoryKind kind) {
   return "unknown";
 }
 
-HostMemory::HostMemory(int64_t budget) : ledger_(std::make_shared<MemoryLedger>()) { ledger_->budget = budget; }
+HostMemory::HostMemory(int64_t budget, ThreadPool* pool) : pool_(pool), ledger_(std::make_shared<MemoryLedger>()) {
+  ledger_->budget = budget;
+}
 
 absl::StatusOr<std::unique_ptr<Buffer>> HostMemory::Allocate(MemoryKind kind, int64_t bytes) {
   SHOAL_CHECK_GE(bytes, 0);
@@ -108,6 +105,20 @@ std::shared_ptr<std::byte> HostMemory::Take(MemoryKind kind, int64_t bytes) {
   // Memory that is not there must show now, not as a killed process while serving.
   if (pages != nullptr && !Populate(pages.get(), RoundUp(bytes, kHugePage))) return nullptr;
   return pages;
+}
+
+bool HostMemory::Populate(std::byte* data, int64_t bytes) {
+  std::atomic<bool> refused = false;
+  const auto populate = [&](int64_t begin, int64_t end, int) {
+    // Kernels before 5.14 do not know the request: there pages come at their first use.
+    if (madvise(data + begin, end - begin, MADV_POPULATE_WRITE) != 0 && errno != EINVAL) refused = true;
+  };
+  if (pool_ != nullptr) {
+    pool_->ParallelFor(bytes, kHugePage, populate);
+  } else {
+    populate(0, bytes, 0);
+  }
+  return !refused;
 }
 
 std::shared_ptr<std::byte> HostMemory::TakeOfRegion(int64_t bytes) {

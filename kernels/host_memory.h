@@ -6,6 +6,7 @@
 #include <memory>
 
 #include "absl/status/statusor.h"
+#include "base/thread_pool.h"
 #include "kernels/device.h"
 
 namespace shoal {
@@ -16,8 +17,8 @@ const char* MemoryKindName(MemoryKind kind);
 // Keeps the ledger of one device. Buffers may outlive it.
 class HostMemory {
  public:
-  // `budget` in bytes; 0: no limit.
-  explicit HostMemory(int64_t budget);
+  // `budget` in bytes; 0: no limit. `pool`, if not null, must outlive this: its threads share the clearing of pages.
+  explicit HostMemory(int64_t budget, ThreadPool* pool = nullptr);
 
   // As Device::Allocate. Memory of 2 MiB and more comes in huge pages where the system has them; so do all but the
   // smallest weights, which lie behind one another for that. Their pages come at the first write: from the memory next
@@ -30,7 +31,10 @@ class HostMemory {
   // Zeroed; null if the system has none.
   std::shared_ptr<std::byte> Take(MemoryKind kind, int64_t bytes);
   std::shared_ptr<std::byte> TakeOfRegion(int64_t bytes);
+  // Gives every page its memory; false if there is none left.
+  bool Populate(std::byte* data, int64_t bytes);
 
+  ThreadPool* pool_;
   std::shared_ptr<MemoryLedger> ledger_;
   // The pages that weights are being taken from, one behind the other; they live as long as any of their buffers.
   std::shared_ptr<std::byte> region_;

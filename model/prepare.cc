@@ -3,9 +3,7 @@
 #include <sys/stat.h>
 
 #include <array>
-#include <atomic>
 #include <functional>
-#include <thread>
 #include <utility>
 
 #include "absl/strings/numbers.h"
@@ -17,6 +15,7 @@
 #include "model/loader_matrix.h"
 #include "model/loader_parallel.h"
 #include "model/loader_tensors.h"
+#include "model/read_counter.h"
 #include "model/safetensors_writer.h"
 #include "model/tokenizer_gguf.h"
 #include "model/weight_table.h"
@@ -133,29 +132,13 @@ absl::Status ConvertRows(const Job& job, const WeightSource& source, int64_t beg
   return write(3, rows.group_offsets, source.cols / kWeightGroup);
 }
 
-// Tells how many bytes have been read; only the thread that made it calls the listener.
-class ReadCounter {
- public:
-  ReadCounter(const LoadProgress& progress, int64_t total) : progress_(progress), total_(total) {}
-  void Add(int64_t bytes) {
-    done_.fetch_add(bytes, std::memory_order_relaxed);
-    if (progress_ && std::this_thread::get_id() == owner_) progress_(done_, total_);
-  }
-
- private:
-  const LoadProgress& progress_;
-  const int64_t total_;
-  const std::thread::id owner_ = std::this_thread::get_id();
-  std::atomic<int64_t> done_{0};
-};
-
 // Converts one tensor and writes what becomes of it.
 absl::Status Convert(const Job& job, const MatrixLoader& loader, SafetensorsWriter& writer, ReadCounter& counter,
                      QuantizationReport& report) {
   const TensorSlice slice{job.tensor, job.source, {0, job.tensor.rows}, {0, job.tensor.cols}};
   if (job.tensor.row->vector()) {
     ASSIGN_OR_RETURN(const std::vector<float> values, loader.LoadVector({slice}));
-    counter.Add(loader.BytesToRead(slice, job.format));
+    RETURN_IF_ERROR(counter.Add(loader.BytesToRead(slice, job.format)));
     return writer.Write(job.first, 0, std::as_bytes(std::span(values)));
   }
   QuantizationError lost;
@@ -164,8 +147,7 @@ absl::Status Convert(const Job& job, const MatrixLoader& loader, SafetensorsWrit
   const int64_t row_bytes = loader.BytesToRead(slice, job.format) / source.rows;
   RETURN_IF_ERROR(ParallelChunks(source.rows, chunk, LoaderThreads(), [&](int64_t begin, int64_t end) {
     RETURN_IF_ERROR(ConvertRows(job, source, begin, end, writer));
-    counter.Add((end - begin) * row_bytes);
-    return absl::OkStatus();
+    return counter.Add((end - begin) * row_bytes);
   }));
   if (IsQuantized(job.format)) {
     report.tensors.push_back({job.tensor.name, job.format, job.tensor.rows, job.tensor.cols, lost});
@@ -282,6 +264,7 @@ absl::StatusOr<QuantizationReport> PrepareModel(const std::string& model_dir, co
   QuantizationReport report;
   ReadCounter counter(options.progress, total);
   for (const Job& job : jobs) RETURN_IF_ERROR(Convert(job, loader, *writer, counter, report));
+  RETURN_IF_ERROR(counter.Finish());
   RETURN_IF_ERROR(checkpoint->CheckUnchanged());
   RETURN_IF_ERROR(CopyFiles(model_dir, folder->temporary()));
   RETURN_IF_ERROR(writer->Finish());

@@ -153,7 +153,7 @@ absl::Status WriteRandomModel(std::string_view shape, const std::string& out_dir
   for (size_t i = 0; i < tensors.size(); ++i) {
     RETURN_IF_ERROR(WriteRandomTensor(tensors[i], config, options, i, *writer));
     done += static_cast<int64_t>(outputs[i].bytes());
-    if (options.progress) options.progress(done, total);
+    if (options.progress) RETURN_IF_ERROR(options.progress(done, total));
   }
   RETURN_IF_ERROR(writer->Finish());
   return folder->Commit();

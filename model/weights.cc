@@ -1,8 +1,6 @@
 #include "model/weights.h"
 
-#include <atomic>
 #include <optional>
-#include <thread>
 #include <utility>
 
 #include "base/status_macros.h"
@@ -30,7 +28,7 @@ class RankLoader {
         progress_(progress) {}
 
   absl::StatusOr<DecoderWeights> Load() {
-    total_bytes_ = CountBytes();
+    counter_.emplace(progress_, CountBytes());
     DecoderWeights weights;
     if (rank_.has_embedding) {
       ASSIGN_OR_RETURN(weights.embedding, LoadEmbedding());
@@ -43,6 +41,7 @@ class RankLoader {
       ASSIGN_OR_RETURN(weights.final_norm, LoadNorm(WeightTarget::kFinalNorm, -1));
       ASSIGN_OR_RETURN(weights.lm_head, LoadMatrix(WeightTarget::kHead, -1));
     }
+    RETURN_IF_ERROR(counter_->Finish());
     return weights;
   }
 
@@ -82,12 +81,6 @@ class RankLoader {
     return bytes;
   }
 
-  void Report(int64_t bytes) {
-    done_bytes_.fetch_add(bytes, std::memory_order_relaxed);
-    // Only the thread that called: what listens may talk to other ranks.
-    if (progress_ && std::this_thread::get_id() == caller_) progress_(done_bytes_, total_bytes_);
-  }
-
   int64_t BytesToRead(const std::vector<TensorSlice>& slices, WeightFormat format) const {
     int64_t bytes = 0;
     for (const TensorSlice& slice : slices) bytes += loader_.BytesToRead(slice, format);
@@ -100,8 +93,7 @@ class RankLoader {
     const int64_t row_bytes = source.rows == 0 ? 0 : BytesToRead(slices, format) / source.rows;
     source.read = [this, row_bytes, read = std::move(source.read)](int64_t begin, int64_t end, const HostRows& out) {
       RETURN_IF_ERROR(read(begin, end, out));
-      Report((end - begin) * row_bytes);
-      return absl::OkStatus();
+      return counter_->Add((end - begin) * row_bytes);
     };
     return source;
   }
@@ -129,7 +121,7 @@ class RankLoader {
     if (!biases.empty()) {
       ASSIGN_OR_RETURN(bias, loader_.LoadVector(biases));
       source.bias = bias.data();
-      Report(BytesToRead(biases, WeightFormat::kF32));
+      RETURN_IF_ERROR(counter_->Add(BytesToRead(biases, WeightFormat::kF32)));
     }
     return Copied(device_.LoadWeight(source), target, layer);
   }
@@ -138,7 +130,7 @@ class RankLoader {
     const std::vector<TensorSlice> slices = Slices(target, layer, false);
     if (slices.empty()) return Tensor{};
     ASSIGN_OR_RETURN(std::vector<float> gain, loader_.LoadVector(slices));
-    Report(BytesToRead(slices, WeightFormat::kF32));
+    RETURN_IF_ERROR(counter_->Add(BytesToRead(slices, WeightFormat::kF32)));
     const Tensor host = MakeTensor(gain.data(), DType::kF32, {static_cast<int64_t>(gain.size())});
     return Copied(device_.LoadTensor(host), target, layer);
   }
@@ -173,9 +165,7 @@ class RankLoader {
   const RankPlan& rank_;
   Device& device_;
   const LoadProgress& progress_;
-  const std::thread::id caller_ = std::this_thread::get_id();
-  std::atomic<int64_t> done_bytes_{0};
-  int64_t total_bytes_ = 0;
+  std::optional<ReadCounter> counter_;
 };
 
 }  // namespace

@@ -1,13 +1,13 @@
 // A rank's weights in device memory.
 #pragma once
 
-#include <functional>
 #include <string>
 #include <vector>
 
 #include "absl/status/statusor.h"
 #include "kernels/device.h"
 #include "model/config.h"
+#include "model/read_counter.h"
 #include "parallel/plan.h"
 
 namespace shoal {
@@ -28,13 +28,11 @@ struct DecoderWeights {
   Weight lm_head;                    // [rows of this rank, E]; unset unless the last stage.
 };
 
-// Called with the bytes read so far and in all, for a progress line.
-using LoadProgress = std::function<void(int64_t done, int64_t total)>;
-
 // Opens the files of `model_dir` (safetensors, sharded or not; a folder prepared by PrepareModel loads without
 // quantizing), reads only this rank's slices, quantizes where plan.formats asks for it and puts all in device memory.
 // Groups and scales are those of the whole matrix, so that a slice has the very numbers it has in any other plan.
-// Errors: kNotFound, kInvalidArgument (file, tensor, expected and found shape or type), kResourceExhausted (budget).
+// Errors: kNotFound, kInvalidArgument (file, tensor, expected and found shape or type), kResourceExhausted (budget);
+// what `progress` returns.
 absl::StatusOr<DecoderWeights> LoadWeights(const std::string& model_dir, const ModelConfig& config, const Plan& plan,
                                            const RankPlan& rank, Device& device,
                                            const LoadProgress& progress = nullptr);

@@ -5,6 +5,7 @@
 
 #include <chrono>
 #include <cstdio>
+#include <future>
 #include <memory>
 #include <optional>
 #include <span>
@@ -57,9 +58,10 @@ struct TextModel {
   std::unique_ptr<ChatTemplate> chat;  // Null if the model has none.
 };
 
-absl::StatusOr<TextModel> LoadTextModel(const std::string& model_dir) {
+absl::StatusOr<TextModel> LoadTextModel(const std::string& model_dir, const ModelConfig& model) {
   TextModel text;
   ASSIGN_OR_RETURN(text.tokenizer, Tokenizer::Load(model_dir));
+  RETURN_IF_ERROR(CheckTokenizerFitsModel(*text.tokenizer, model, model_dir));
   absl::StatusOr<std::unique_ptr<ChatTemplate>> chat = ChatTemplate::Load(model_dir);
   if (!chat.ok() && !absl::IsNotFound(chat.status())) return chat.status();
   if (chat.ok()) text.chat = *std::move(chat);
@@ -69,7 +71,8 @@ absl::StatusOr<TextModel> LoadTextModel(const std::string& model_dir) {
 // What every rank needs to run steps. Destroyed in reverse order.
 struct Rank {
   ModelConfig model;
-  TextModel text;  // Rank 0 only.
+  std::future<absl::StatusOr<TextModel>> text_to_come;  // Rank 0 only, until TakeText.
+  TextModel text;                                       // Rank 0 only.
   Plan plan;
   std::unique_ptr<Device> device;
   Communicators links;
@@ -98,11 +101,8 @@ absl::Status MakePlanForAll(MpiWorld& world, const Config& config, const DeviceC
     ASSIGN_OR_RETURN(PlanRequest request, MakePlanRequest(config, rank.model, world.size(), prepared));
     RETURN_IF_ERROR(ApplyTo(devices, request));
     ASSIGN_OR_RETURN(rank.plan, MakePlan(request));
-    // Here, so that what is wrong with it is said before the weights are read.
     if (world.rank() == 0) {
-      ASSIGN_OR_RETURN(rank.text, LoadTextModel(config.model_dir));
-      RETURN_IF_ERROR(CheckTokenizerFitsModel(*rank.text.tokenizer, rank.model, config.model_dir));
-      TakeEosFromTokenizer(*rank.text.tokenizer, &rank.model);
+      rank.text_to_come = std::async(std::launch::async, LoadTextModel, config.model_dir, rank.model);
     }
     return absl::OkStatus();
   };
@@ -124,12 +124,24 @@ absl::Status MakeDeviceForAll(MpiWorld& world, const Config& config, const Devic
   AbortWorld(ExitCode(status));
 }
 
+// Takes what the thread beside the loading of the weights has made, if it is there or `wait`s for it.
+absl::Status TakeText(Rank& rank, bool wait) {
+  if (!rank.text_to_come.valid()) return absl::OkStatus();
+  if (!wait && rank.text_to_come.wait_for(std::chrono::seconds(0)) != std::future_status::ready) {
+    return absl::OkStatus();
+  }
+  ASSIGN_OR_RETURN(rank.text, rank.text_to_come.get());
+  return absl::OkStatus();
+}
+
 absl::Status LoadRank(const MpiWorld& world, const Config& config, const LoadProgress& progress, Rank& rank) {
   const RankPlan& mine = rank.plan.ranks[world.rank()];
   ASSIGN_OR_RETURN(DecoderWeights weights,
                    LoadWeights(config.model_dir, rank.model, rank.plan, mine, *rank.device, progress));
   ASSIGN_OR_RETURN(rank.runner, Runner::Create(rank.model, rank.plan, world.rank(), std::move(weights), *rank.device,
                                                *rank.links.tp, *rank.links.pipeline));
+  RETURN_IF_ERROR(TakeText(rank, /*wait=*/true));
+  if (rank.text.tokenizer != nullptr) TakeEosFromTokenizer(*rank.text.tokenizer, &rank.model);
   return absl::OkStatus();
 }
 
@@ -138,9 +150,10 @@ absl::Status LoadForAll(MpiWorld& world, const Config& config, Rank& rank) {
   std::optional<Progress> shown;
   if (world.rank() == 0) shown.emplace(StrCat("loading ", config.model_dir));
   const auto progress = [&](int64_t done, int64_t total) {
-    if (world.rank() != 0) return;
+    if (world.rank() != 0) return absl::OkStatus();
     if (const absl::Status failure = reports.Look(); !failure.ok()) Abandon(failure);
     shown->Update(done, total);
+    return TakeText(rank, /*wait=*/false);  // What is wrong with it is said before minutes of reading are over.
   };
   const absl::Status mine = LoadRank(world, config, progress, rank);
   shown.reset();

@@ -83,6 +83,7 @@ LoadProgress ShowProgress(std::string what) {
   if (!LogIsTerminal()) return nullptr;
   return [progress = std::make_shared<Progress>(std::move(what))](int64_t done, int64_t total) {
     progress->Update(done, total);
+    return absl::OkStatus();
   };
 }
 

@@ -23,7 +23,7 @@ constexpr int64_t kTableChunkBytes = 256 << 10;
 class CpuDevice final : public Device {
  public:
   CpuDevice(int threads, int64_t memory_budget, const cpu::KernelTable& kernels)
-      : memory_(memory_budget), pool_(threads), kernels_(kernels), ops_(pool_, kernels) {}
+      : pool_(threads), memory_(memory_budget, &pool_), kernels_(kernels), ops_(pool_, kernels) {}
 
   absl::StatusOr<std::unique_ptr<Buffer>> Allocate(MemoryKind kind, int64_t bytes) override {
     return memory_.Allocate(kind, bytes);
@@ -95,8 +95,8 @@ class CpuDevice final : public Device {
   }
 
  private:
-  HostMemory memory_;
   ThreadPool pool_;
+  HostMemory memory_;
   const cpu::KernelTable& kernels_;
   cpu::CpuOps ops_;
   std::vector<std::unique_ptr<Buffer>> owned_;

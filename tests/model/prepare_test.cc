@@ -53,7 +53,10 @@ TEST_P(PreparedTest, LoadsTheVeryBitsThatQuantizingWhileLoadingGives) {
   PrepareOptions options;
   options.shard_bytes_max = 200'000;
   int64_t last = 0, all = -1;
-  options.progress = [&](int64_t done, int64_t total) { last = done, all = total; };
+  options.progress = [&](int64_t done, int64_t total) {
+    last = done, all = total;
+    return absl::OkStatus();
+  };
   const auto report = PrepareModel(folder / "m", folder / "p", test.formats, options);
   ASSERT_TRUE(report.ok()) << report.status();
   EXPECT_EQ(last, all);

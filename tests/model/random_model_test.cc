@@ -67,7 +67,10 @@ TEST(RandomModelTest, WeightsAreNormalAndTheSameForTheSameSeed) {
   options.dtype = DType::kF32;
   options.seed = 7;
   int64_t last = 0, all = -1;
-  options.progress = [&](int64_t done, int64_t total) { last = done, all = total; };
+  options.progress = [&](int64_t done, int64_t total) {
+    last = done, all = total;
+    return absl::OkStatus();
+  };
   ASSERT_TRUE(WriteRandomModel("tiny-qwen3", folder / "a", options).ok());
   ASSERT_TRUE(WriteRandomModel("tiny-qwen3", folder / "b", options).ok());
   EXPECT_EQ(last, all);

@@ -227,9 +227,54 @@ TEST(LoadWeightsTest, ProgressEndsAtTheTotal) {
       EXPECT_GT(done, last);
       last = done;
       all = total;
+      return absl::OkStatus();
     });
     ASSERT_TRUE(weights.ok());
     EXPECT_EQ(last, all);
+  }
+}
+
+std::unique_ptr<Device> CpuDevice(int threads) {
+  CpuDeviceOptions options;
+  options.threads = threads;
+  return CreateCpuDevice(options).value();
+}
+
+TEST(LoadWeightsTest, WhoeverListensCanEndIt) {
+  const TinyModel model("tiny-qwen2");
+  const auto plan = PlanFor(model.config, AllIn(WeightFormat::kInt8), {1});
+  ASSERT_TRUE(plan.ok()) << plan.status();
+  for (int threads : {1, 2}) {
+    const auto device = CpuDevice(threads);
+    int calls = 0;
+    const absl::Status status =
+        LoadWeights(model.dir(), model.config, *plan, plan->ranks[0], *device, [&](int64_t, int64_t) {
+          return ++calls == 5 ? absl::CancelledError("enough") : absl::OkStatus();
+        }).status();
+    EXPECT_EQ(status.code(), absl::StatusCode::kCancelled);
+    EXPECT_EQ(status.message(), "enough");
+    EXPECT_EQ(calls, 5);
+  }
+}
+
+// A rank's share is read whole by two threads, and by one: the same bytes, in every format.
+TEST(LoadWeightsTest, ThreadsDoNotShow) {
+  const TinyModel model("tiny-qwen2");
+  for (WeightFormat format : {WeightFormat::kF32, WeightFormat::kBF16, WeightFormat::kInt8, WeightFormat::kInt4}) {
+    const auto plan = PlanFor(model.config, AllIn(format), {2});
+    ASSERT_TRUE(plan.ok()) << plan.status();
+    const auto one = CpuDevice(1), three = CpuDevice(3);
+    const auto a = LoadWeights(model.dir(), model.config, *plan, plan->ranks[1], *one);
+    const auto b = LoadWeights(model.dir(), model.config, *plan, plan->ranks[1], *three);
+    ASSERT_TRUE(a.ok() && b.ok()) << a.status() << b.status();
+    EXPECT_TRUE(SameTensor(a->embedding, b->embedding));
+    EXPECT_TRUE(SameWeight(a->lm_head, b->lm_head));
+    for (size_t i = 0; i < a->layers.size(); ++i) {
+      EXPECT_TRUE(SameWeight(a->layers[i].qkv, b->layers[i].qkv));
+      EXPECT_TRUE(SameWeight(a->layers[i].attention_out, b->layers[i].attention_out));
+      EXPECT_TRUE(SameWeight(a->layers[i].gate_up, b->layers[i].gate_up));
+      EXPECT_TRUE(SameWeight(a->layers[i].down, b->layers[i].down));
+    }
   }
 }
 
