@@ -21,7 +21,6 @@ namespace shoal {
 namespace {
 
 constexpr int64_t kPage = 4096;
-constexpr int64_t kBytesMax = int64_t{16} << 30;
 
 // How the other ranks find the segment. `key` is also its first word.
 struct Ticket {
@@ -88,7 +87,8 @@ absl::Status SharedSegment::Map(int file) {
   if (info.st_size != bytes_ + kPage) {
     return absl::UnavailableError(StrCat("shared memory has ", info.st_size, " bytes instead of ", bytes_ + kPage));
   }
-  void* const memory = mmap(nullptr, bytes_ + kPage, PROT_READ | PROT_WRITE, MAP_SHARED, file, 0);
+  // Populated: its pages are there, and the first step should not have to map them one by one.
+  void* const memory = mmap(nullptr, bytes_ + kPage, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_POPULATE, file, 0);
   if (memory == MAP_FAILED) return absl::UnavailableError(Reason("cannot map shared memory"));
   mapping_ = static_cast<std::byte*>(memory);
   return absl::OkStatus();
@@ -104,7 +104,7 @@ std::span<std::byte> SharedSegment::memory() const {
 
 absl::StatusOr<std::unique_ptr<SharedSegment>> SharedSegment::Create(World& world, std::span<const int> group,
                                                                      int64_t bytes) {
-  SHOAL_CHECK(bytes >= 0 && bytes <= kBytesMax && bytes % kPage == 0);
+  SHOAL_CHECK(bytes >= 0 && bytes <= kSegmentBytesMax && bytes % kPage == 0);
   std::unique_ptr<SharedSegment> segment(new SharedSegment(bytes));
   Unlinker unlinker;
   Ticket ticket{.key = 0, .bytes = bytes, .process = getpid()};

@@ -11,6 +11,9 @@
 
 namespace shoal {
 
+// No segment may be larger.
+constexpr int64_t kSegmentBytesMax = int64_t{16} << 30;
+
 // POSIX shared memory of a group of ranks. Its name exists only while Create runs, so that nothing is left behind by
 // ranks that die later; one that dies inside of it leaves a file named /dev/shm/shoal-* behind.
 class SharedSegment {

@@ -12,6 +12,7 @@
 #include "kernels/device.h"
 #include "parallel/communicator.h"
 #include "parallel/shared_communicator.h"
+#include "parallel/shm_communicator.h"
 #include "parallel/staged_communicator.h"
 #include "parallel/world.h"
 
@@ -46,6 +47,20 @@ inline absl::StatusOr<std::unique_ptr<Communicator>> CreateDeviceCommunicator(co
   options.put_bytes = kSuiteTensorBytes;
   options.seconds = 20;
   return CreateSharedCommunicator(world, device, group, options);
+}
+
+// In host memory, and every rank may send to every other.
+inline ShmOptions ShmOptionsOfSuite(int ranks) {
+  ShmOptions options;
+  options.sum_bytes = int64_t{16} * 5120 * 8;
+  options.tensor_bytes = kSuiteTensorBytes;
+  options.seconds = 20;
+  for (int from = 0; from < ranks; ++from) {
+    for (int to = 0; to < ranks; ++to) {
+      if (from != to) options.hops.emplace_back(from, to);
+    }
+  }
+  return options;
 }
 
 }  // namespace shoal

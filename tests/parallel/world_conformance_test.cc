@@ -1,6 +1,9 @@
 // The suite on one rank, and on ranks that are threads; and what only threads can do.
 #include "tests/parallel/world_conformance.h"
 
+#include <algorithm>
+#include <cstring>
+#include <span>
 #include <vector>
 
 #include "base/status_macros.h"
@@ -9,6 +12,7 @@
 #include "parallel/single_communicator.h"
 #include "parallel/single_world.h"
 #include "parallel/thread_world.h"
+#include "tests/parallel/device_communicators.h"
 
 namespace shoal {
 namespace {
@@ -41,10 +45,59 @@ WorldBackend Threads(int ranks) {
           }};
 }
 
+// Memory of the process that the ranks of a group share; the sanitizers see it, other than a segment which every rank
+// has at an address of its own.
+absl::StatusOr<std::span<std::byte>> ShareMemory(World& world, std::span<const int> group, std::span<std::byte> mine) {
+  std::byte* const data = mine.data();
+  ASSIGN_OR_RETURN(const auto all, world.AllGather(std::as_bytes(std::span(&data, 1))));
+  std::byte* first = nullptr;
+  std::memcpy(&first, all[group[0]].data(), sizeof(first));
+  return std::span(first, mine.size());
+}
+
+// Ranks that are threads, over memory of the process or, as processes have it, over a segment.
+WorldBackend ShmThreads(int ranks, bool segment) {
+  return {StrCat(segment ? "Segment" : "Memory", ranks), ranks, [=](const RankBody& body, const WorldLimits& limits) {
+            std::vector<std::vector<int64_t>> memories(64);  // Outlives the ranks. One per call and rank.
+            const auto create = [&](ThreadRank& thread, Device& device, std::span<const int> group, int call)
+                -> absl::StatusOr<std::unique_ptr<Communicator>> {
+              const int size = static_cast<int>(group.size());
+              const ShmOptions options = ShmOptionsOfSuite(size);
+              if (segment) return CreateShmCommunicator(thread.world(), device, group, options);
+              RETURN_IF_ERROR(CheckGroups(thread.world(), group));
+              std::vector<int64_t>& mine = memories[call * ranks + thread.rank()];
+              mine.resize(ShmBytes(size, options) / 8 + 8);  // Aligned by hand.
+              std::byte* data = reinterpret_cast<std::byte*>((reinterpret_cast<uintptr_t>(mine.data()) + 63) / 64 * 64);
+              ASSIGN_OR_RETURN(const std::span<std::byte> memory,
+                               ShareMemory(thread.world(), group, {data, static_cast<size_t>(ShmBytes(size, options))}));
+              const auto rank = std::find(group.begin(), group.end(), thread.rank()) - group.begin();
+              return MakeShmCommunicator(memory, device, static_cast<int>(rank), size, options);
+            };
+            const absl::Status status = RunRanks(
+                ranks,
+                [&](ThreadRank& thread) -> absl::Status {
+                  const std::unique_ptr<Device> device = CreateReferenceDevice();
+                  int calls = 0;
+                  RankUnderTest rank{thread.world(), [&](std::span<const int> group) {
+                                       return create(thread, *device, group, calls++);
+                                     }};
+                  body(rank);
+                  if (testing::Test::HasFatalFailure()) return absl::InternalError("the test failed");
+                  return AgreeOn(thread.world(), absl::OkStatus());
+                },
+                limits);
+            EXPECT_TRUE(status.ok()) << status;
+          }};
+}
+const auto kShm = testing::Values(ShmThreads(2, false), ShmThreads(3, false), ShmThreads(4, false), ShmThreads(2, true),
+                                  ShmThreads(5, true));
+
 const auto kBackends = testing::Values(Single(), Threads(2), Threads(3), Threads(4), Threads(5));
 const auto kBackendName = [](const auto& info) { return info.param.name; };
 INSTANTIATE_TEST_SUITE_P(Ranks, WorldConformanceTest, kBackends, kBackendName);
 INSTANTIATE_TEST_SUITE_P(Ranks, CommunicatorConformanceTest, kBackends, kBackendName);
+
+INSTANTIATE_TEST_SUITE_P(Shm, CommunicatorConformanceTest, kShm, kBackendName);
 
 TEST(ThreadWorldTest, AFailingRankEndsTheWaitsOfTheOthers) {
   for (int bad = 0; bad < 3; ++bad) {
