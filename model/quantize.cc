@@ -11,7 +11,7 @@ std::vector<QuantizerPath> QuantizerPaths() {
   std::vector<QuantizerPath> paths = {kQuantizerPortable};
   if (__builtin_cpu_supports("avx2")) paths.push_back(kQuantizerAvx2);
   if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
-      __builtin_cpu_supports("avx512vl")) {
+      __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512vnni")) {
     paths.push_back(kQuantizerAvx512);
   }
   return paths;

@@ -10,8 +10,8 @@
 #include <string>
 #include <vector>
 
+#include "kernels/quantize_row.h"
 #include "kernels/weight.h"
-#include "model/quantize_row.h"
 
 namespace shoal {
 

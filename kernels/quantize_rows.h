@@ -4,8 +4,8 @@
 // Speed, one core of an AMD EPYC with AVX-512: see docs/formats.md.
 #pragma once
 
-#include "model/quantize_lanes.h"
-#include "model/quantize_row.h"
+#include "kernels/quantize_lanes.h"
+#include "kernels/quantize_row.h"
 
 namespace shoal::internal {
 

@@ -1,7 +1,7 @@
 // The row quantizers for AVX-512; compiled with its flags.
 #include <immintrin.h>
 
-#include "model/quantize_rows.h"
+#include "kernels/quantize_rows.h"
 
 namespace shoal::internal {
 namespace {

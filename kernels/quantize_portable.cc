@@ -1,5 +1,5 @@
 // The row quantizers for any CPU.
-#include "model/quantize_rows.h"
+#include "kernels/quantize_rows.h"
 
 namespace shoal::internal {
 namespace {
