@@ -35,6 +35,9 @@ class MpiWorld : public World {
   // Ranks of this host, this one included, that may run on exactly the cores that this one may run on.
   int core_sharers() const;
 
+  // Moves transfers of this process forward, as every other call does: for long waits outside of MPI.
+  void Progress();
+
   int rank() const override;
   int size() const override;
   int local_rank() const override;
