@@ -4,6 +4,7 @@
 
 #include "parallel/activation_layout.h"
 #include "parallel/communicator.h"
+#include "parallel/shm_communicator.h"
 
 namespace shoal {
 namespace {
@@ -53,10 +54,12 @@ int64_t CommunicationBytes(const ModelShape& shape, const RankPlan& rank, int ne
   int64_t bytes = 0;
   if (rank.tp_size > 1) {
     const int64_t sum = max_step_tokens * shape.hidden * SizeOf(DType::kF64);
-    bytes += rank.tp_size * std::min(sum, kAllReduceChunkBytes);
+    // By MPI or in shared memory: which of them is known only once the memory has been asked for.
+    bytes += std::max(rank.tp_size * std::min(sum, kAllReduceChunkBytes), ShmSumBytesPerRank(sum));
   }
   const int receivers = std::max(0, (next_ranks - rank.tp_rank + rank.tp_size - 1) / rank.tp_size);
-  bytes += receivers * kSendsInFlight * max_step_tokens * shape.hidden * SizeOf(DType::kF32);
+  // A sender's share of shared memory; MPI's copies of as many tensors take a little less.
+  bytes += receivers * ShmHopBytes(max_step_tokens * shape.hidden * SizeOf(DType::kF32));
   return bytes;
 }
 

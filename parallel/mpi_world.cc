@@ -202,6 +202,12 @@ absl::StatusOr<std::optional<World::Message>> MpiWorld::TryReceive(Channel chann
   return Message{status.MPI_SOURCE, std::move(bytes)};
 }
 
+void MpiWorld::Progress() {
+  int found = 0;
+  // An error comes to light at the next call that needs MPI.
+  (void)MPI_Iprobe(MPI_ANY_SOURCE, MPI_ANY_TAG, impl_->comm, &found, MPI_STATUS_IGNORE);
+}
+
 absl::StatusOr<std::vector<std::vector<std::byte>>> MpiWorld::AllGather(std::span<const std::byte> bytes) {
   const int size = impl_->size;
   const auto mine = static_cast<int64_t>(bytes.size());

@@ -37,6 +37,9 @@ class MpiWorld : public World {
   // Which of them this one is, in order of rank.
   int core_share() const;
 
+  // Moves transfers of this process forward, as every other call does: for long waits outside of MPI.
+  void Progress();
+
   int rank() const override;
   int size() const override;
   int local_rank() const override;

@@ -103,6 +103,16 @@ int64_t FfnGroup(const ModelShape& shape) { return ActivationGroup(shape.ffn, sh
 
 int64_t HiddenGroup(const ModelShape& shape) { return ActivationGroup(shape.hidden, shape.hidden); }
 
+std::vector<std::pair<int, int>> PipelineHops(const Plan& plan) {
+  std::vector<std::pair<int, int>> hops;
+  for (size_t s = 1; s < plan.stages.size(); ++s) {
+    const std::vector<int>& before = plan.stages[s - 1];
+    // Each rank of `before` holds all of the stream.
+    for (size_t i = 0; i < plan.stages[s].size(); ++i) hops.emplace_back(before[i % before.size()], plan.stages[s][i]);
+  }
+  return hops;
+}
+
 absl::StatusOr<Plan> MakePlan(const PlanRequest& request) {
   RETURN_IF_ERROR(ValidatePlanRequest(request));
   absl::StatusOr<Plan> plan = TryPlan(request);

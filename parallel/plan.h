@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/status/statusor.h"
@@ -120,6 +121,9 @@ HeadMap HeadsOf(const ModelShape& shape, const RankPlan& rank);
 int64_t AttentionGroup(const ModelShape& shape);  // Divides head_dim.
 int64_t FfnGroup(const ModelShape& shape);        // Divides ffn.
 int64_t HiddenGroup(const ModelShape& shape);     // Of q/k/v, gate/up and the head.
+
+// Which ranks send the residual stream to which, from stage to stage: sender and receiver.
+std::vector<std::pair<int, int>> PipelineHops(const Plan& plan);
 
 // Bytes of the activations of one rank (see model/activations.h), so that planner and runner agree.
 int64_t ActivationBytes(const ModelShape& shape, const FormatPlan& formats, const RankPlan& rank, int max_step_tokens,

@@ -32,10 +32,10 @@ int64_t SlotBytes(int64_t sum_bytes) { return std::min(WholeLines(sum_bytes), kA
 class PlainShare final : public SumShare {
  public:
   explicit PlainShare(double* data) : data_(data) {}
-  int64_t bytes() const override { return sizeof(double); }
+  int64_t BytesOf(int64_t n) const override { return WholeLines(n * static_cast<int64_t>(sizeof(double))); }
   void Finish(int64_t, int64_t) override {}
   void Pack(int64_t begin, int64_t n, std::byte* slot) const override {
-    StreamCopy(slot, data_ + begin, n * bytes());
+    StreamCopy(slot, data_ + begin, n * static_cast<int64_t>(sizeof(double)));
   }
   void Unpack(int64_t begin, int64_t n, const std::byte* slot) override {
     std::memcpy(data_ + begin, slot, static_cast<size_t>(n) * sizeof(double));
@@ -55,11 +55,14 @@ class NormShare final : public SumShare {
       if (tensor.empty()) continue;
       const int64_t size = SizeOf(tensor.dtype);
       columns_.push_back({tensor.data, tensor.cols() * size, tensor.row_stride * size});
-      bytes_ += columns_.back().bytes;
     }
   }
 
-  int64_t bytes() const override { return bytes_; }
+  int64_t BytesOf(int64_t n) const override {
+    int64_t bytes = 0;
+    for (const Columns& c : columns_) bytes += WholeLines(n * c.bytes);
+    return bytes;
+  }
   int64_t computing_ns() const { return computing_ns_; }
 
   void Finish(int64_t begin, int64_t n) override {
@@ -68,16 +71,17 @@ class NormShare final : public SumShare {
   }
   void Pack(int64_t begin, int64_t n, std::byte* slot) const override {
     for (const Columns& c : columns_) {
-      for (int64_t i = begin; i < begin + n; ++i, slot += c.bytes) {
-        StreamCopy(slot, c.data + i * c.stride, c.bytes);
-      }
+      c.ForEachRun(begin, n,
+                   [&](std::byte* data, int64_t from, int64_t bytes) { StreamCopy(slot + from, data, bytes); });
+      slot += WholeLines(n * c.bytes);
     }
   }
   void Unpack(int64_t begin, int64_t n, const std::byte* slot) override {
     for (const Columns& c : columns_) {
-      for (int64_t i = begin; i < begin + n; ++i, slot += c.bytes) {
-        std::memcpy(c.data + i * c.stride, slot, static_cast<size_t>(c.bytes));
-      }
+      c.ForEachRun(begin, n, [&](std::byte* data, int64_t from, int64_t bytes) {
+        std::memcpy(data, slot + from, static_cast<size_t>(bytes));
+      });
+      slot += WholeLines(n * c.bytes);
     }
   }
 
@@ -86,6 +90,13 @@ class NormShare final : public SumShare {
     std::byte* data;
     int64_t bytes;   // Of a row.
     int64_t stride;  // From row to row.
+
+    // Calls `copy` with runs of memory, and where in a dense copy of the rows each begins.
+    template <typename Copy>
+    void ForEachRun(int64_t begin, int64_t n, Copy copy) const {
+      if (stride == bytes) return copy(data + begin * bytes, 0, n * bytes);
+      for (int64_t i = 0; i < n; ++i) copy(data + (begin + i) * stride, i * bytes, bytes);
+    }
   };
 
   static Activation Slice(const Activation& all, int64_t begin, int64_t n) {
@@ -102,7 +113,6 @@ class NormShare final : public SumShare {
   Tensor residual_;
   Activation out_;
   std::vector<Columns> columns_;
-  int64_t bytes_ = 0;
   int64_t computing_ns_ = 0;
 };
 
@@ -197,8 +207,8 @@ class ShmCommunicator final : public Communicator {
 absl::Status CheckOptions(int ranks, const ShmOptions& options) {
   constexpr int64_t kBytesMax = int64_t{1} << 30;  // Of a sum or a tensor.
   const auto in_range = [](int64_t n) { return n >= 0 && n <= kBytesMax; };
-  bool ok = ranks <= kRanksMax && in_range(options.sum_bytes) && in_range(options.tensor_bytes) && options.seconds > 0 &&
-            options.hops.size() <= static_cast<size_t>(ranks) * static_cast<size_t>(ranks);
+  bool ok = ranks <= kRanksMax && in_range(options.sum_bytes) && in_range(options.tensor_bytes) &&
+            options.seconds > 0 && options.hops.size() <= static_cast<size_t>(ranks) * static_cast<size_t>(ranks);
   for (const auto& [from, to] : options.hops) {
     ok = ok && from != to && std::min(from, to) >= 0 && std::max(from, to) < ranks;
   }

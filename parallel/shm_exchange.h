@@ -10,9 +10,9 @@
 
 namespace shoal {
 
-// One rank's end. In an exchange every rank writes its slot, publishes it, and reads the slots of the others. A rank has
-// two slots, which take turns: who publishes exchange e has read all it wanted of exchange e - 1, so when all others
-// have been awaited in e, the slot of e - 1 is free for e + 1, and nobody need say that he has read.
+// One rank's end. In an exchange every rank writes its slot, publishes it, and reads the slots of the others. A rank
+// has two slots, which take turns: who publishes exchange e has read all it wanted of exchange e - 1, so when all
+// others have been awaited in e, the slot of e - 1 is free for e + 1, and nobody need say that he has read.
 class ShmExchange {
  public:
   // Bytes for all ranks, a multiple of 64. slot_bytes: a multiple of 64.

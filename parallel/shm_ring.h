@@ -17,8 +17,8 @@ class ShmRing {
   // For tensors of up to `tensor_bytes`; a multiple of 64. Longer ones may be sent, but fewer before the sender waits.
   static int64_t Bytes(int64_t tensor_bytes);
 
-  // `memory`: Bytes(), aligned to 64 bytes and zeroed, the same at both ends. `peer`: the other end's rank in the group,
-  // for errors.
+  // `memory`: Bytes(), aligned to 64 bytes and zeroed, the same at both ends. `peer`: the other end's rank in the
+  // group, for errors.
   ShmRing(std::span<std::byte> memory, int64_t tensor_bytes, int peer);
 
   // Copies a tensor in. Errors: kUnavailable if there is no room in time.

@@ -11,9 +11,6 @@ namespace {
 
 constexpr int64_t kDouble = sizeof(double);
 
-// Results and parts in one slot do not share a cache line.
-int64_t WholeLines(int64_t bytes) { return (bytes + 63) / 64 * 64; }
-
 }  // namespace
 
 ShmSums::Range ShmSums::ShareOf(int rank, Range units) const {
@@ -24,10 +21,12 @@ ShmSums::Range ShmSums::ShareOf(int rank, Range units) const {
 int64_t ShmSums::UnitsPerExchange(int64_t elements, const SumShare& share) const {
   const auto fits = [&](int64_t units) {
     const int64_t least = units / ranks_, most = (units + ranks_ - 1) / ranks_;
-    return WholeLines(most * share.bytes()) + (units - least) * elements * kDouble <= exchange_.slot_bytes();
+    return share.BytesOf(most) + (units - least) * elements * kDouble <= exchange_.slot_bytes();
   };
-  int64_t units = exchange_.slot_bytes() * ranks_ / (share.bytes() + (ranks_ - 1) * elements * kDouble);
-  while (units >= ranks_ && !fits(units)) --units;
+  // The parts alone set a limit; what the results take is a share of that and little more.
+  int64_t units = exchange_.slot_bytes() * ranks_ / ((ranks_ - 1) * elements * kDouble);
+  const int64_t step = std::max<int64_t>(1, units / 64);
+  while (units >= ranks_ && !fits(units)) units -= step;
   return units >= ranks_ ? units : 0;
 }
 
@@ -46,12 +45,16 @@ void ShmSums::AddInRankOrder(double* mine, int64_t count) {
   double total[kBlock];
   for (int64_t begin = 0; begin < count; begin += kBlock) {
     const int64_t n = std::min(kBlock, count - begin);
-    std::fill_n(total, n, 0.0);
-    for (int r = 0; r < ranks_; ++r) {
-      const double* part = (r == rank_ ? mine : reinterpret_cast<const double*>(parts_[r])) + begin;
-      for (int64_t i = 0; i < n; ++i) total[i] += part[i];
+    const auto part = [&](int r) { return (r == rank_ ? mine : reinterpret_cast<const double*>(parts_[r])) + begin; };
+    const double* const first = part(0);
+    for (int64_t i = 0; i < n; ++i) total[i] = 0.0 + first[i];
+    for (int r = 1; r + 1 < ranks_; ++r) {
+      const double* const next = part(r);
+      for (int64_t i = 0; i < n; ++i) total[i] += next[i];
     }
-    std::copy_n(total, n, mine + begin);
+    const double* const last = part(ranks_ - 1);
+    double* const out = mine + begin;
+    for (int64_t i = 0; i < n; ++i) out[i] = total[i] + last[i];
   }
 }
 
@@ -83,7 +86,7 @@ absl::Status ShmSums::AddShares(const ShmWaiting& waiting, std::span<double> dat
     const Range done = ShareOf(rank_, before), mine = ShareOf(rank_, now);
     std::byte* slot = exchange_.slot();
     if (done.size() > 0) share.Pack(done.begin, done.size(), slot);
-    slot += WholeLines(done.size() * share.bytes());
+    slot += share.BytesOf(done.size());
     for (int to = 0; to < ranks_; ++to) {
       const Range theirs = ShareOf(to, now);
       const int64_t bytes = to == rank_ ? 0 : theirs.size() * elements * kDouble;
@@ -96,7 +99,7 @@ absl::Status ShmSums::AddShares(const ShmWaiting& waiting, std::span<double> dat
       if (from == rank_) continue;
       const Range theirs = ShareOf(from, before);
       if (theirs.size() > 0) share.Unpack(theirs.begin, theirs.size(), parts_[from]);
-      parts_[from] += WholeLines(theirs.size() * share.bytes());
+      parts_[from] += share.BytesOf(theirs.size());
       for (int to = 0; to < rank_; ++to) {
         if (to != from) parts_[from] += ShareOf(to, now).size() * elements * kDouble;
       }

@@ -11,13 +11,13 @@
 
 namespace shoal {
 
-// What the rank that adds up some units of a sum makes of their totals, and how the others get it. Units are numbers, or
-// rows of a matrix.
+// What the rank that adds up some units of a sum makes of their totals, and how the others get it. Units are numbers,
+// or rows of a matrix.
 class SumShare {
  public:
   virtual ~SumShare() = default;
-  // Of one unit, in a slot.
-  virtual int64_t bytes() const = 0;
+  // In a slot, of `n` units; a multiple of 64.
+  virtual int64_t BytesOf(int64_t n) const = 0;
   // The totals of units [begin, begin + n) are where their addends were.
   virtual void Finish(int64_t begin, int64_t n) = 0;
   // To and from a slot, what Finish has made of them.

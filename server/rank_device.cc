@@ -6,7 +6,9 @@
 #include <span>
 #include <utility>
 
+#include "absl/strings/str_join.h"
 #include "base/cores.h"
+#include "base/log.h"
 #include "base/status_macros.h"
 #include "base/str_cat.h"
 #include "kernels/peer_link.h"
@@ -15,6 +17,7 @@
 #include "parallel/nccl_communicator.h"
 #include "parallel/plan_text.h"
 #include "parallel/shared_communicator.h"
+#include "parallel/shm_communicator.h"
 #include "parallel/single_communicator.h"
 #include "parallel/staged_communicator.h"
 
@@ -107,6 +110,62 @@ absl::StatusOr<std::unique_ptr<Communicator>> MakeGpuCommunicator(MpiWorld& worl
   return ChooseCommunicator(world, device, group, transports, options);
 }
 
+// For the log.
+std::string Ranks(const std::vector<int>& group, Traffic traffic) {
+  return StrCat("ranks ", absl::StrJoin(group, ","), traffic == Traffic::kSums ? ": sums" : ": tensors");
+}
+
+// The communicator of one group through shared memory. Collective over the world, each rank with its own group.
+absl::StatusOr<std::unique_ptr<Communicator>> MakeSharedMemory(MpiWorld& world, const Config& config, const Plan& plan,
+                                                               Device& device, const std::vector<int>& group,
+                                                               Traffic traffic) {
+  // The watch of the job ends it after step_seconds; only where that fails too, a wait is cut short.
+  constexpr double kAfterTheWatch = 5;
+  ShmOptions options;
+  const int64_t elements = plan.max_step_tokens * plan.shape.hidden;
+  if (traffic == Traffic::kSums) {
+    options.sum_bytes = elements * SizeOf(DType::kF64);
+  } else {
+    options.tensor_bytes = elements * SizeOf(DType::kF32);
+    options.hops = PipelineHops(plan);
+  }
+  options.seconds = config.proto.limits().step_seconds() + kAfterTheWatch;
+  options.meanwhile = [&world] { world.Progress(); };
+  auto made = CreateShmCommunicator(world, device, group, options);
+  if (made.ok() && group.size() > 1 && world.rank() == group[0]) {
+    LogInfo(Ranks(group, traffic), " through shared memory, ",
+            BytesText(ShmBytes(static_cast<int>(group.size()), options)));
+  }
+  return made;
+}
+
+// Collective over the world, each rank with its own group. Errors: kFailedPrecondition or kResourceExhausted if shared
+// memory is demanded and some group cannot have it.
+absl::StatusOr<std::unique_ptr<Communicator>> MakeCpuCommunicator(MpiWorld& world, const Config& config,
+                                                                  const Plan& plan, Device& device,
+                                                                  const std::vector<int>& group, Traffic traffic) {
+  const v1::CpuOptions::Transport transport = config.proto.cpu().transport();
+  if (transport == v1::CpuOptions::MPI) return CreateMpiCommunicator(world, group);
+  auto shared = MakeSharedMemory(world, config, plan, device, group, traffic);
+  const absl::Status all_shared = AgreeOn(world, shared.status());
+  if (all_shared.ok()) return shared;
+  if (transport == v1::CpuOptions::SHARED_MEMORY) {
+    return absl::Status(
+        all_shared.code() == absl::StatusCode::kResourceExhausted ? all_shared.code()
+                                                                  : absl::StatusCode::kFailedPrecondition,
+        StrCat(config.path, ": cpu.transport is SHARED_MEMORY but ", all_shared.message(), "; set it to AUTO or MPI"));
+  }
+  // MPI is collective: also for groups that do without it.
+  ASSIGN_OR_RETURN(std::unique_ptr<Communicator> mpi, CreateMpiCommunicator(world, group));
+  if (shared.ok()) return shared;
+  if (world.rank() == group[0]) {
+    const std::string what = StrCat(Ranks(group, traffic), " by MPI: ", shared.status().message());
+    // Several hosts are nothing to be warned of.
+    shared.status().code() == absl::StatusCode::kUnavailable ? LogInfo(what) : LogWarning(what);
+  }
+  return mpi;
+}
+
 // Whether every rank has a GPU. Errors: kFailedPrecondition if the configuration demands it and one has none.
 absl::StatusOr<bool> UseCuda(const Config& config, const std::vector<GpuReport>& reports) {
   if (config.proto.device() == v1::ServerConfig::CPU) return false;
@@ -196,16 +255,15 @@ absl::StatusOr<Communicators> MakeCommunicators(MpiWorld& world, const Config& c
   const std::vector<int>& stage = plan.stages[plan.ranks[world.rank()].stage];
   std::vector<int> everyone(world.size());
   std::iota(everyone.begin(), everyone.end(), 0);
+  const auto make = choice.cuda ? MakeGpuCommunicator : MakeCpuCommunicator;
   Communicators made;
-  if (choice.cuda && plan.stages.size() < plan.ranks.size()) {
-    ASSIGN_OR_RETURN(made.tp, MakeGpuCommunicator(world, config, plan, device, stage, Traffic::kSums));
-  } else {
-    ASSIGN_OR_RETURN(made.tp, CreateMpiCommunicator(world, stage));
+  if (plan.stages.size() < plan.ranks.size()) {
+    ASSIGN_OR_RETURN(made.tp, make(world, config, plan, device, stage, Traffic::kSums));
   }
-  if (choice.cuda && plan.stages.size() > 1) {
-    ASSIGN_OR_RETURN(made.pipeline, MakeGpuCommunicator(world, config, plan, device, everyone, Traffic::kTensors));
+  if (plan.stages.size() > 1) {
+    ASSIGN_OR_RETURN(made.pipeline, make(world, config, plan, device, everyone, Traffic::kTensors));
   } else {
-    ASSIGN_OR_RETURN(made.pipeline, CreateMpiCommunicator(world, everyone));
+    ASSIGN_OR_RETURN(made.pipeline, CreateMpiCommunicator(world, everyone));  // Nothing is sent.
   }
   if (stage.size() == 1) made.tp = CreateSingleCommunicator();
   return made;

@@ -89,8 +89,9 @@ class Bench {
 
   void Sum(int64_t bytes, int rounds) {
     const Tensor x = MakeTensor(step_.delta.data(), DType::kF64, {1, bytes / 8});
-    Measure("sum of " + std::to_string(bytes) + " bytes", rounds, [&] { std::fill_n(x.As<double>(), bytes / 8, 1.0); },
-            [&](Communicator& link) { Check(link.AllReduceSum(x)); });
+    Measure(
+        "sum of " + std::to_string(bytes) + " bytes", rounds, [&] { std::fill_n(x.As<double>(), bytes / 8, 1.0); },
+        [&](Communicator& link) { Check(link.AllReduceSum(x)); });
   }
 
   // As RowParallelLinearAddRmsNorm does it.
@@ -98,28 +99,30 @@ class Bench {
     const Tensor gain = MakeTensor(step_.gain.data(), DType::kF32, {kHidden});
     const Tensor delta = step_.Delta(rows), residual = step_.Residual(rows);
     const Activation out = step_.Out(rows);
-    Measure("sum and norm of " + std::to_string(rows) + " rows", rounds,
-            [&] { std::fill_n(delta.As<double>(), rows * kHidden, 1.0); },
-            [&](Communicator& link) {
-              const auto done = link.AllReduceAddRmsNorm(delta, gain, 1e-6f, residual, out);
-              Check(done.status());
-              if (*done) return;
-              Check(link.AllReduceSum(delta));
-              device_.ops().AddRmsNorm(delta, gain, 1e-6f, residual, out);
-            });
+    Measure(
+        "sum and norm of " + std::to_string(rows) + " rows", rounds,
+        [&] { std::fill_n(delta.As<double>(), rows * kHidden, 1.0); },
+        [&](Communicator& link) {
+          const auto done = link.AllReduceAddRmsNorm(delta, gain, 1e-6f, residual, out);
+          Check(done.status());
+          if (*done) return;
+          Check(link.AllReduceSum(delta));
+          device_.ops().AddRmsNorm(delta, gain, 1e-6f, residual, out);
+        });
   }
 
   // There and back between ranks 0 and 1; half of it is shown.
   void Hop(int64_t bytes, int rounds) {
     const Tensor x = MakeTensor(step_.residual.data(), DType::kF32, {1, bytes / 4});
-    Measure("hop of " + std::to_string(bytes) + " bytes", rounds, [] {},
-            [&](Communicator& link) {
-              if (world_.rank() == 0) Check(link.Send(x, 1));
-              if (world_.rank() == 1) Check(link.Receive(x, 0));
-              if (world_.rank() == 1) Check(link.Send(x, 0));
-              if (world_.rank() == 0) Check(link.Receive(x, 1));
-            },
-            2);
+    Measure(
+        "hop of " + std::to_string(bytes) + " bytes", rounds, [] {},
+        [&](Communicator& link) {
+          if (world_.rank() == 0) Check(link.Send(x, 1));
+          if (world_.rank() == 1) Check(link.Receive(x, 0));
+          if (world_.rank() == 1) Check(link.Send(x, 0));
+          if (world_.rank() == 0) Check(link.Receive(x, 1));
+        },
+        2);
   }
 
  private:

@@ -440,15 +440,17 @@ TEST(MemoryModelTest, CommunicationCountsTheBuffersOfTheCommunicators) {
   PlanRequest request = Request(Qwen1p5B(), 4, {}, WeightFormat::kInt8);
   request.stages = {{.ranks = 2, .layers = 0, .shares = {}}, {.ranks = 2, .layers = 0, .shares = {}}};
   const Plan plan = Make(request);
-  const int64_t sums = 2 * kAllReduceChunkBytes;
-  EXPECT_EQ(plan.ranks[0].memory.communication, sums + kSendsInFlight * int64_t{512} * 1536 * 4);
+  const int64_t sums = 2 * (kAllReduceChunkBytes + 128);  // Of shared memory: two slots and their flags.
+  // 48 pieces of 64 KiB each, an entry of 16 bytes for each, and two counters.
+  const int64_t hop = kSendsInFlight * (int64_t{512} * 1536 * 4 + 48 * 16) + 256;
+  EXPECT_EQ(plan.ranks[0].memory.communication, sums + hop);
   EXPECT_EQ(plan.ranks[3].memory.communication, sums);
   // Ranks 0 and 2 of a stage of three take from rank 0 of a stage of two, rank 1 from rank 1.
   request.ranks = 5;
   request.stages[1].ranks = 3;
   const Plan wider = Make(request);
-  EXPECT_EQ(wider.ranks[0].memory.communication, sums + 2 * kSendsInFlight * int64_t{512} * 1536 * 4);
-  EXPECT_EQ(wider.ranks[1].memory.communication, sums + kSendsInFlight * int64_t{512} * 1536 * 4);
+  EXPECT_EQ(wider.ranks[0].memory.communication, sums + 2 * hop);
+  EXPECT_EQ(wider.ranks[1].memory.communication, sums + hop);
 }
 
 TEST(PlanTextTest, BytesHaveThreeDigits) {

@@ -1,5 +1,5 @@
-// What the conformance suite does not ask of communicators in shared memory. Ranks are threads over memory of the process,
-// so that the thread sanitizer sees what they share.
+// What the conformance suite does not ask of communicators in shared memory. Ranks are threads over memory of the
+// process, so that the thread sanitizer sees what they share.
 #include "parallel/shm_communicator.h"
 
 #include <unistd.h>
@@ -111,13 +111,15 @@ TEST(ShmCommunicatorTest, TheFusedSumAndNormHaveTheBitsOfTheTwoOps) {
   options.sum_bytes = 300 * 320 * 8;  // A slot carries some of it only.
   for (const int ranks : {2, 3, 4}) {
     RunShm(ranks, options, [&](Rank& rank) {
-      for (const auto& [rows, cols, group, dense] :
-           {std::tuple(int64_t{300}, int64_t{320}, int64_t{64}, false), {37, 896, 128, true}, {17, 1536, 0, true},
-            {5, 1536, 256, false}, {301, 256, 32, true}}) {
+      for (const auto& [rows, cols, group, dense] : {std::tuple(int64_t{300}, int64_t{320}, int64_t{64}, false),
+                                                     {37, 896, 128, true},
+                                                     {17, 1536, 0, true},
+                                                     {5, 1536, 256, false},
+                                                     {301, 256, 32, true}}) {
         const uint64_t seed = static_cast<uint64_t>(rows * cols);
         Rows fused(rows, cols, group, dense, seed, rank.rank), two(rows, cols, group, dense, seed, rank.rank);
-        const auto done = rank.communicator->AllReduceAddRmsNorm(fused.Delta(), fused.Gain(), 1e-6f, fused.Residual(),
-                                                                 fused.out);
+        const auto done =
+            rank.communicator->AllReduceAddRmsNorm(fused.Delta(), fused.Gain(), 1e-6f, fused.Residual(), fused.out);
         ASSERT_TRUE(done.ok()) << done.status();
         EXPECT_TRUE(*done);
         ASSERT_TRUE(rank.communicator->AllReduceSum(two.Delta()).ok());
@@ -126,8 +128,7 @@ TEST(ShmCommunicatorTest, TheFusedSumAndNormHaveTheBitsOfTheTwoOps) {
       }
       // Small sums are added up everywhere, and the norm is the caller's.
       Rows few(2, 320, 0, true, 1, rank.rank);
-      const auto done =
-          rank.communicator->AllReduceAddRmsNorm(few.Delta(), few.Gain(), 1e-6f, few.Residual(), few.out);
+      const auto done = rank.communicator->AllReduceAddRmsNorm(few.Delta(), few.Gain(), 1e-6f, few.Residual(), few.out);
       ASSERT_TRUE(done.ok()) << done.status();
       EXPECT_FALSE(*done);
     });
@@ -285,8 +286,7 @@ TEST(ShmCommunicatorTest, OptionsOutOfRangeAreRefusedByTheGroupThatHasThem) {
          {std::pair(Options(-1), absl::StatusCode::kInvalidArgument),
           {Options(0, 1, {{0, 2}}), absl::StatusCode::kInvalidArgument},
           {Options(0, int64_t{1} << 30, {{0, 1}, {1, 0}, {0, 1}}), absl::StatusCode::kResourceExhausted}}) {
-      auto communicator =
-          CreateShmCommunicator(thread.world(), *device, group, good ? Options(64) : options);
+      auto communicator = CreateShmCommunicator(thread.world(), *device, group, good ? Options(64) : options);
       EXPECT_EQ(communicator.status().code(), good ? absl::StatusCode::kOk : code) << communicator.status();
       if (!good) continue;
       std::vector<double> x(3, 1.0);

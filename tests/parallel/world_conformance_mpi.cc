@@ -27,15 +27,15 @@ const auto kMpi = testing::Values(WorldBackend{"Mpi", 1, [](const RankBody& body
 INSTANTIATE_TEST_SUITE_P(Ranks, WorldConformanceTest, kMpi, kBackendName);
 INSTANTIATE_TEST_SUITE_P(Ranks, CommunicatorConformanceTest, kMpi, kBackendName);
 
-const auto kShm = testing::Values(WorldBackend{
-    "Shm", 1, [](const RankBody& body, const WorldLimits&) {
-      const std::unique_ptr<Device> device = CreateReferenceDevice();
-      RankUnderTest rank{*g_world, [&](std::span<const int> group) {
-                           return CreateShmCommunicator(*g_world, *device, group,
-                                                        ShmOptionsOfSuite(static_cast<int>(group.size())));
-                         }};
-      body(rank);
-    }});
+const auto kShm = testing::Values(
+    WorldBackend{"Shm", 1, [](const RankBody& body, const WorldLimits&) {
+                   const std::unique_ptr<Device> device = CreateReferenceDevice();
+                   RankUnderTest rank{*g_world, [&](std::span<const int> group) {
+                                        return CreateShmCommunicator(*g_world, *device, group,
+                                                                     ShmOptionsOfSuite(static_cast<int>(group.size())));
+                                      }};
+                   body(rank);
+                 }});
 INSTANTIATE_TEST_SUITE_P(Shm, CommunicatorConformanceTest, kShm, kBackendName);
 
 // Emulated GPUs, one per process.

@@ -57,37 +57,37 @@ absl::StatusOr<std::span<std::byte>> ShareMemory(World& world, std::span<const i
 
 // Ranks that are threads, over memory of the process or, as processes have it, over a segment.
 WorldBackend ShmThreads(int ranks, bool segment) {
-  return {StrCat(segment ? "Segment" : "Memory", ranks), ranks, [=](const RankBody& body, const WorldLimits& limits) {
-            std::vector<std::vector<int64_t>> memories(64);  // Outlives the ranks. One per call and rank.
-            const auto create = [&](ThreadRank& thread, Device& device, std::span<const int> group, int call)
-                -> absl::StatusOr<std::unique_ptr<Communicator>> {
-              const int size = static_cast<int>(group.size());
-              const ShmOptions options = ShmOptionsOfSuite(size);
-              if (segment) return CreateShmCommunicator(thread.world(), device, group, options);
-              RETURN_IF_ERROR(CheckGroups(thread.world(), group));
-              std::vector<int64_t>& mine = memories[call * ranks + thread.rank()];
-              mine.resize(ShmBytes(size, options) / 8 + 8);  // Aligned by hand.
-              std::byte* data = reinterpret_cast<std::byte*>((reinterpret_cast<uintptr_t>(mine.data()) + 63) / 64 * 64);
-              ASSIGN_OR_RETURN(const std::span<std::byte> memory,
-                               ShareMemory(thread.world(), group, {data, static_cast<size_t>(ShmBytes(size, options))}));
-              const auto rank = std::find(group.begin(), group.end(), thread.rank()) - group.begin();
-              return MakeShmCommunicator(memory, device, static_cast<int>(rank), size, options);
-            };
-            const absl::Status status = RunRanks(
-                ranks,
-                [&](ThreadRank& thread) -> absl::Status {
-                  const std::unique_ptr<Device> device = CreateReferenceDevice();
-                  int calls = 0;
-                  RankUnderTest rank{thread.world(), [&](std::span<const int> group) {
-                                       return create(thread, *device, group, calls++);
-                                     }};
-                  body(rank);
-                  if (testing::Test::HasFatalFailure()) return absl::InternalError("the test failed");
-                  return AgreeOn(thread.world(), absl::OkStatus());
-                },
-                limits);
-            EXPECT_TRUE(status.ok()) << status;
-          }};
+  return {
+      StrCat(segment ? "Segment" : "Memory", ranks), ranks, [=](const RankBody& body, const WorldLimits& limits) {
+        std::vector<std::vector<int64_t>> memories(64);  // Outlives the ranks. One per call and rank.
+        const auto create = [&](ThreadRank& thread, Device& device, std::span<const int> group,
+                                int call) -> absl::StatusOr<std::unique_ptr<Communicator>> {
+          const int size = static_cast<int>(group.size());
+          const ShmOptions options = ShmOptionsOfSuite(size);
+          if (segment) return CreateShmCommunicator(thread.world(), device, group, options);
+          RETURN_IF_ERROR(CheckGroups(thread.world(), group));
+          std::vector<int64_t>& mine = memories[call * ranks + thread.rank()];
+          mine.resize(ShmBytes(size, options) / 8 + 8);  // Aligned by hand.
+          std::byte* data = reinterpret_cast<std::byte*>((reinterpret_cast<uintptr_t>(mine.data()) + 63) / 64 * 64);
+          ASSIGN_OR_RETURN(const std::span<std::byte> memory,
+                           ShareMemory(thread.world(), group, {data, static_cast<size_t>(ShmBytes(size, options))}));
+          const auto rank = std::find(group.begin(), group.end(), thread.rank()) - group.begin();
+          return MakeShmCommunicator(memory, device, static_cast<int>(rank), size, options);
+        };
+        const absl::Status status = RunRanks(
+            ranks,
+            [&](ThreadRank& thread) -> absl::Status {
+              const std::unique_ptr<Device> device = CreateReferenceDevice();
+              int calls = 0;
+              RankUnderTest rank{thread.world(),
+                                 [&](std::span<const int> group) { return create(thread, *device, group, calls++); }};
+              body(rank);
+              if (testing::Test::HasFatalFailure()) return absl::InternalError("the test failed");
+              return AgreeOn(thread.world(), absl::OkStatus());
+            },
+            limits);
+        EXPECT_TRUE(status.ok()) << status;
+      }};
 }
 const auto kShm = testing::Values(ShmThreads(2, false), ShmThreads(3, false), ShmThreads(4, false), ShmThreads(2, true),
                                   ShmThreads(5, true));

@@ -11,6 +11,7 @@
 #include "engine/worker_loop.h"
 #include "kernels/device.h"
 #include "model/weights.h"
+#include "parallel/shm_communicator.h"
 #include "parallel/single_communicator.h"
 #include "parallel/staged_communicator.h"
 #include "parallel/thread_world.h"
@@ -66,8 +67,21 @@ absl::Status RunRank(const LocalClusterOptions& options, ThreadRank& self,
   ASSIGN_OR_RETURN(const std::unique_ptr<Device> device, MakeDevice(options, mine.memory.budget));
   std::vector<int> everyone(self.size());
   std::iota(everyone.begin(), everyone.end(), 0);
-  ASSIGN_OR_RETURN(std::unique_ptr<Communicator> tp, self.CreateCommunicator(plan.stages[mine.stage]));
-  ASSIGN_OR_RETURN(std::unique_ptr<Communicator> pipeline, self.CreateCommunicator(everyone));
+  std::unique_ptr<Communicator> tp, pipeline;
+  if (options.reference || options.cuda) {
+    ASSIGN_OR_RETURN(tp, self.CreateCommunicator(plan.stages[mine.stage]));
+    ASSIGN_OR_RETURN(pipeline, self.CreateCommunicator(everyone));
+  } else {
+    // As the rank program does it.
+    const int64_t elements = plan.max_step_tokens * plan.shape.hidden;
+    ShmOptions sums, tensors;
+    sums.sum_bytes = elements * SizeOf(DType::kF64);
+    tensors.tensor_bytes = elements * SizeOf(DType::kF32);
+    tensors.hops = PipelineHops(plan);
+    sums.seconds = tensors.seconds = 60;
+    ASSIGN_OR_RETURN(tp, CreateShmCommunicator(self.world(), *device, plan.stages[mine.stage], sums));
+    ASSIGN_OR_RETURN(pipeline, CreateShmCommunicator(self.world(), *device, everyone, tensors));
+  }
   if (options.cuda) {
     ASSIGN_OR_RETURN(tp, CreateStagedCommunicator(std::move(tp), *device));
     ASSIGN_OR_RETURN(pipeline, CreateStagedCommunicator(std::move(pipeline), *device));
