@@ -31,6 +31,9 @@ class Runner {
   // Runs one micro-batch. The result's status carries faults; a rank with one cannot go on.
   StepResult Run(const StepPlan& plan);
 
+  // This rank's keys and values; who copies blocks of them does so between steps.
+  const KvCache& kv() const { return kv_; }
+
  private:
   Runner(const ModelConfig& config, const Plan& plan, int rank, DecoderWeights weights, Device& device,
          Communicator& tp, Communicator& pipeline);

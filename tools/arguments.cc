@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "absl/strings/numbers.h"
+#include "absl/strings/str_split.h"
 #include "base/str_cat.h"
 #include "server/text_config.h"
 
@@ -77,6 +78,22 @@ absl::StatusOr<int64_t> Arguments::Integer(std::string_view name, int64_t otherw
         StrCat("--", name, " is '", Text(name), "'; it must be an integer from ", low, " to ", high));
   }
   return value;
+}
+
+absl::StatusOr<std::vector<int64_t>> Arguments::Integers(std::string_view name, std::vector<int64_t> otherwise,
+                                                         int64_t low, int64_t high) const {
+  if (!Has(name)) return otherwise;
+  constexpr size_t kIntegersMax = 64;
+  std::vector<int64_t> values;
+  for (const absl::string_view word : absl::StrSplit(Text(name), ',')) {
+    int64_t value = 0;
+    if (values.size() == kIntegersMax || !absl::SimpleAtoi(word, &value) || value < low || value > high) {
+      return absl::InvalidArgumentError(StrCat("--", name, " is '", Text(name), "'; it must be up to ", kIntegersMax,
+                                               " integers from ", low, " to ", high, ", with commas between them"));
+    }
+    values.push_back(value);
+  }
+  return values;
 }
 
 absl::StatusOr<uint64_t> Arguments::Seed(std::string_view name, uint64_t otherwise) const {

@@ -36,6 +36,9 @@ class Arguments {
   std::vector<std::string> Texts(std::string_view name) const;
   // Errors: kInvalidArgument naming flag, value and range.
   absl::StatusOr<int64_t> Integer(std::string_view name, int64_t otherwise, int64_t low, int64_t high) const;
+  // "1,2,4". Errors: as Integer; also for none, for more than 64 and for an empty place.
+  absl::StatusOr<std::vector<int64_t>> Integers(std::string_view name, std::vector<int64_t> otherwise, int64_t low,
+                                                int64_t high) const;
   absl::StatusOr<uint64_t> Seed(std::string_view name, uint64_t otherwise) const;
   absl::StatusOr<double> Number(std::string_view name, double otherwise, double low, double high) const;
 

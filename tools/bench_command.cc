@@ -1,4 +1,5 @@
-// shoal bench: load from many clients at once, with the figures that vLLM's benchmark reports.
+// shoal bench: which of its forms is asked for. The form --server: load from many clients at once, with the figures
+// that vLLM's benchmark reports.
 #include <algorithm>
 #include <atomic>
 #include <chrono>
@@ -17,6 +18,7 @@
 #include "base/str_cat.h"
 #include "tools/client.h"
 #include "tools/commands.h"
+#include "tools/offline_command.h"
 
 namespace shoal {
 namespace {
@@ -178,7 +180,7 @@ absl::StatusOr<BenchOptions> ReadOptions(const Arguments& arguments) {
   return options;
 }
 
-absl::Status RunBench(const Arguments& arguments) {
+absl::Status RunServerBench(const Arguments& arguments) {
   ASSIGN_ARGUMENT(const BenchOptions options, ReadOptions(arguments));
   const int64_t worker_count = std::min(options.concurrency, options.requests);
   std::vector<std::unique_ptr<Client>> clients;
@@ -215,25 +217,64 @@ absl::Status RunBench(const Arguments& arguments) {
   return absl::OkStatus();
 }
 
+const std::vector<Flag>& ServerFlags() {
+  static const std::vector<Flag> flags = {{"server", "HOST:PORT", "measure the server at this address"},
+                                          {"requests", "N", "requests in all; default 64"},
+                                          {"concurrency", "N", "requests at a time; default 8"},
+                                          {"prompt-tokens", "N", "tokens of each prompt; default 64"},
+                                          {"max-tokens", "N", "tokens to generate per request; default 64"},
+                                          {"temperature", "T", "default 0"},
+                                          {"timeout", "SECONDS", "of one request; default 600"}};
+  return flags;
+}
+
+std::vector<Flag> AllFlags() {
+  std::vector<Flag> flags = ServerFlags();
+  flags.push_back({"offline", "", "measure a model in this process, without a server", FlagKind::kSwitch});
+  flags.insert(flags.end(), OfflineFlags().begin(), OfflineFlags().end());
+  flags.push_back({"seed", "S", "of prompts and sampling; default 1"});
+  flags.push_back({"json", "", "print JSON; with --server, vLLM's keys", FlagKind::kSwitch});
+  return flags;
+}
+
+// Errors: kInvalidArgument for a flag that only the other form of the command knows.
+absl::Status CheckNotGiven(const Arguments& arguments, const std::vector<Flag>& flags, const char* form) {
+  for (const Flag& flag : flags) {
+    if (!arguments.Has(flag.name)) continue;
+    return absl::InvalidArgumentError(StrCat("--", flag.name, " does not go with ", form));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status RunBench(const Arguments& arguments) {
+  if (arguments.Has("offline")) {
+    if (const absl::Status other = CheckNotGiven(arguments, ServerFlags(), "--offline"); !other.ok()) {
+      return UsageError(other);
+    }
+    return RunOfflineCommand(arguments);
+  }
+  if (!arguments.Has("server")) {
+    return UsageError(absl::InvalidArgumentError("give --server HOST:PORT or --offline --model DIR"));
+  }
+  if (const absl::Status other = CheckNotGiven(arguments, OfflineFlags(), "--server"); !other.ok()) {
+    return UsageError(other);
+  }
+  return RunServerBench(arguments);
+}
+
 }  // namespace
 
 std::vector<Command> BenchCommands() {
-  return {{"bench",
-           "measure a server under load",
-           "Prompts are random token ids; end tokens are ignored, so that every request does the same work.\n"
-           "TTFT: request sent to first token. TPOT: (E2EL - TTFT) / (tokens - 1) of each request. ITL: every gap "
-           "between chunks of\n"
-           "all requests. E2EL: request sent to last chunk.",
-           {{"server", "HOST:PORT", "address of the server", FlagKind::kText, true},
-            {"requests", "N", "requests in all; default 64"},
-            {"concurrency", "N", "requests at a time; default 8"},
-            {"prompt-tokens", "N", "tokens of each prompt; default 64"},
-            {"max-tokens", "N", "tokens to generate per request; default 64"},
-            {"temperature", "T", "default 0"},
-            {"seed", "S", "of prompts and sampling; default 1"},
-            {"timeout", "SECONDS", "of one request; default 600"},
-            {"json", "", "print JSON with vLLM's keys", FlagKind::kSwitch}},
-           RunBench}};
+  return {
+      {"bench", "measure a server under load, or a model without a server",
+       "--server: prompts are random token ids; end tokens are ignored, so that every request does the same work.\n"
+       "TTFT: request sent to first token. TPOT: (E2EL - TTFT) / (tokens - 1) of each request. ITL: every gap "
+       "between chunks of\n"
+       "all requests. E2EL: request sent to last chunk.\n"
+       "--offline: pp N is the prefill of a prompt of N tokens; tg N is N decode steps of a batch of sequences, each "
+       "with so\n"
+       "many tokens of context. Medians of the repetitions after one to warm up, with the least and the most.",
+       AllFlags(), RunBench}};
 }
 
 }  // namespace shoal

@@ -5,7 +5,6 @@
 #include <string>
 #include <vector>
 
-#include "absl/strings/cord.h"
 #include "absl/strings/str_split.h"
 #include "base/str_cat.h"
 #include "server/text_config.h"
@@ -16,7 +15,6 @@ namespace {
 
 constexpr int kExitFailed = 1;
 constexpr int kExitUsage = 2;
-constexpr char kUsageUrl[] = "shoal.usage";
 
 std::vector<Command> AllCommands() {
   std::vector<Command> all;
@@ -90,15 +88,6 @@ int Main(int argc, char** argv) {
 }
 
 }  // namespace
-
-absl::Status UsageError(const absl::Status& status) {
-  absl::Status marked = status;
-  marked.SetPayload(kUsageUrl, absl::Cord("1"));
-  return marked;
-}
-
-bool IsUsageError(const absl::Status& status) { return status.GetPayload(kUsageUrl).has_value(); }
-
 }  // namespace shoal
 
 int main(int argc, char** argv) { return shoal::Main(argc, argv); }

@@ -106,5 +106,30 @@ void AmxQuantizedLinear(const QuantizedLinearArgs& args, int64_t begin, int64_t 
   }
 }
 
+// KernelTable::multiply_int8 on tiles that take part in nothing but products.
+template <class Tiles>
+int64_t AmxMultiplyInt8(const uint8_t* weights, const int8_t* x, int64_t repeats, int32_t* sums) {
+  static_assert(kRateBlocks >= 2 && kRateTokens >= 32);
+  alignas(64) int32_t out[256];
+  Tiles tiles;
+  tiles.Configure({16, 16, 64});
+  for (int64_t i = 0; i < repeats; ++i) {
+    for (int64_t k = 0; k < kRateCols; k += 64) {
+      tiles.template Load<4>(x + k, kRateCols);
+      tiles.template Load<6>(weights + k * 16, 64);
+      tiles.template Dot<0, 4, 6>();
+      tiles.template Load<7>(weights + (kRateCols + k) * 16, 64);
+      tiles.template Dot<1, 4, 7>();
+      tiles.template Load<5>(x + 16 * kRateCols + k, kRateCols);
+      tiles.template Dot<2, 5, 6>();
+      tiles.template Dot<3, 5, 7>();
+    }
+  }
+  tiles.template Store<0>(out);
+  for (int i = 0; i < 16; ++i) sums[i] = out[i];
+  tiles.Release();
+  return repeats * 32 * 32 * kRateCols * 2;
+}
+
 }  // namespace
 }  // namespace shoal::cpu

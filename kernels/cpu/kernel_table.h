@@ -114,6 +114,11 @@ constexpr int64_t AttentionScratch(int64_t head_dim) {
   return 16 * padded * 2 + kAttentionRows * (2 * padded + 16 + 4);
 }
 
+// Operands of KernelTable::multiply_int8: together they fit into the smallest L1 cache.
+constexpr int64_t kRateBlocks = 2;
+constexpr int64_t kRateTokens = 32;
+constexpr int64_t kRateCols = 256;
+
 struct KernelTable {
   const char* name;
   // Rows [begin, end) each.
@@ -132,6 +137,12 @@ struct KernelTable {
   void (*dense_linear)(const DenseLinearArgs&, int64_t begin, int64_t end);
   void (*attention)(const AttentionArgs&, const AttentionItem&, float* scratch);
   void (*top_k)(const float* logits, int64_t n, int64_t k, float* values, int32_t* ids);
+  // For kernels/machine_rates.h. Adds up `bytes` bytes (a multiple of 256, aligned to 64) as int32.
+  int32_t (*read_memory)(const uint8_t* p, int64_t bytes, bool prefetch);
+  // Multiplies packed int8 [kRateBlocks * 16, kRateCols], or the part of it that is the kernels' tile, by so much of
+  // x [kRateTokens, kRateCols] `repeats` times, and returns the number of multiplications and additions. `sums` [16]
+  // receives what depends on all of them.
+  int64_t (*multiply_int8)(const uint8_t* weights, const int8_t* x, int64_t repeats, int32_t* sums);
 };
 
 const KernelTable& PortableTable();

@@ -5,6 +5,7 @@
 #include "kernels/cpu/dense_kernels.h"
 #include "kernels/cpu/kernel_table.h"
 #include "kernels/cpu/linear_kernels.h"
+#include "kernels/cpu/rate_kernels.h"
 #include "kernels/cpu/row_kernels.h"
 
 namespace shoal::cpu {
@@ -27,6 +28,8 @@ constexpr KernelTable MakeTable(const char* name) {
   t.dense_linear = DenseLinear<L>;
   t.attention = Attention<L>;
   t.top_k = TopK<L>;
+  t.read_memory = ReadMemory<L>;
+  t.multiply_int8 = MultiplyInt8<L>;
   return t;
 }
 

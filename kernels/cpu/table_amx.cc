@@ -20,6 +20,7 @@ void Linear(const QuantizedLinearArgs& args, int64_t begin, int64_t end) {
 constexpr KernelTable Make() {
   KernelTable t = MakeTable<Avx512Lanes>("amx-int8");
   t.quantized_linear = Linear;
+  t.multiply_int8 = AmxMultiplyInt8<HardwareTiles>;
   return t;
 }
 

@@ -8,6 +8,7 @@ namespace {
 constexpr KernelTable Make() {
   KernelTable t = MakeTable<PortableLanes>("amx-emulated");
   t.quantized_linear = AmxQuantizedLinear<EmulatedTiles, PortableLanes>;
+  t.multiply_int8 = AmxMultiplyInt8<EmulatedTiles>;
   return t;
 }
 

@@ -1,0 +1,66 @@
+// Speed of a model in this process: prefill and decode steps as the server would run them, without server and
+// scheduler.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "tools/offline_model.h"
+#include "tools/step_cost.h"
+
+namespace shoal {
+
+struct OfflineBenchOptions {
+  OfflineModelOptions model;                    // max_sequences and max_context are filled in.
+  std::vector<int64_t> prompts = {512};         // Tokens.
+  std::vector<int64_t> batches = {1, 2, 4, 8};  // Sequences of a decode step.
+  std::vector<int64_t> depths = {0};            // Tokens of context before the first decode step.
+  int64_t generate = 32;                        // Decode steps of one repetition; 0: no decoding.
+  int64_t repeat = 5;
+  uint64_t seed = 1;  // Of the token ids.
+};
+
+// Of all repetitions.
+struct Spread {
+  double median = 0, min = 0, max = 0;
+};
+
+// The middle value, or the mean of the two middle ones. `values` must not be empty.
+Spread SpreadOf(std::vector<double> values);
+
+// One row of the report. Work is that of one repetition: all chunks of a prompt, or all decode steps.
+struct SpeedRow {
+  int64_t prompt = 0;  // Prefill: tokens of the prompt. 0: this row is of decoding.
+  int64_t batch = 1;
+  int64_t depth = 0;
+  int64_t steps = 0;   // Of one repetition.
+  int64_t tokens = 0;  // Of one repetition, all sequences together.
+  StepCost cost;       // Of one repetition.
+  Spread seconds;
+
+  Spread tokens_per_second() const;
+  // At the median.
+  double bytes_per_second() const { return static_cast<double>(cost.bytes) / seconds.median; }
+  double ops_per_second() const { return static_cast<double>(cost.ops) / seconds.median; }
+};
+
+struct OfflineReport {
+  std::string architecture;
+  Plan plan;
+  std::string device;              // Device::description.
+  double load_seconds = 0;         // Reading (and quantizing) the weights.
+  double ready_seconds = 0;        // From the start of the process until the first step could begin.
+  double first_token_seconds = 0;  // From the start of the process, with a prompt of prompts[0] tokens.
+  int64_t peak_resident_bytes = 0;
+  MemoryLedger memory;
+  std::vector<SpeedRow> rows;
+};
+
+// Loads the model and measures every row: once to warm up, then `repeat` times. The context of decode steps holds the
+// keys and values of random ids, as many for each sequence, in blocks of its own. Errors: kInvalidArgument if a number
+// is more than the model has positions; otherwise as OfflineModel.
+absl::StatusOr<OfflineReport> RunOfflineBench(OfflineBenchOptions options);
+
+}  // namespace shoal
