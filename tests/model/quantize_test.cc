@@ -1,4 +1,3 @@
-#include "model/loader_check.h"
 #include "model/quantize.h"
 
 #include <cmath>
@@ -7,6 +6,7 @@
 #include <random>
 
 #include "gtest/gtest.h"
+#include "model/loader_check.h"
 
 namespace shoal {
 namespace {
