@@ -86,6 +86,7 @@ class StartErrorsTest(unittest.TestCase):
             "bad listen": (config_text(extra='listen: "nowhere"'), "listen"),
             "negative threads": (config_text(threads=-1), "threads"),
             "unknown instructions": (config_text(extra="cuda { path: \"sm99\" }"), ("cuda.path", "sm99")),
+            "unknown transport": (config_text(extra="cpu { transport: PIGEONS }"), "PIGEONS"),
             "no workspace": (config_text(extra="cuda { workspace_memory: \"1KiB\" }"), "workspace_memory"),
             "zero ranks in a stage": (config_text(stages=(0,)), "ranks"),
             "huge context": (config_text(max_context=1 << 40), "max_context"),

@@ -309,7 +309,7 @@ class Cluster:
         self.segments = set()
         self.process = Process(["mpirun", "-n", self.ranks, options.pop("program", SERVER), "--config", config_path, "--listen", self.address],
                                self.directory,
-                               {**mpirun_environment(), "OMPI_MCA_btl_vader_backing_directory": str(self.shared_memory)})
+                               {"OMPI_MCA_btl_vader_backing_directory": str(self.shared_memory), **mpirun_environment()})
         self.client = Client(self.address)
         self.ready_seconds = None
         if wait:
