@@ -11,6 +11,10 @@
 
 namespace shoal {
 
+// What one rank writes and another one polls is this far from all else: two cache lines, since processors fetch lines
+// in pairs.
+constexpr int64_t kShmAlignment = 128;
+
 // No segment may be larger.
 constexpr int64_t kSegmentBytesMax = int64_t{16} << 30;
 

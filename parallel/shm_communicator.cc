@@ -9,8 +9,8 @@
 #include "base/status_macros.h"
 #include "base/str_cat.h"
 #include "kernels/ops.h"
+#include "kernels/stream_copy.h"
 #include "parallel/shared_segment.h"
-#include "parallel/shm_copy.h"
 #include "parallel/shm_exchange.h"
 #include "parallel/shm_ring.h"
 #include "parallel/shm_sums.h"
@@ -26,7 +26,9 @@ constexpr int kRanksMax = 1024;
 constexpr int64_t kEverywhereBytesMax = 32 << 10;
 
 int64_t WholeLines(int64_t bytes) { return (bytes + 63) / 64 * 64; }
-int64_t SlotBytes(int64_t sum_bytes) { return std::min(WholeLines(sum_bytes), kAllReduceChunkBytes); }
+int64_t SlotBytes(int64_t sum_bytes) {
+  return std::min((sum_bytes + kShmAlignment - 1) / kShmAlignment * kShmAlignment, kAllReduceChunkBytes);
+}
 
 // The numbers of a sum as they are.
 class PlainShare final : public SumShare {

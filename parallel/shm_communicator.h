@@ -40,7 +40,7 @@ absl::StatusOr<std::unique_ptr<Communicator>> CreateShmCommunicator(World& world
                                                                     std::span<const int> group,
                                                                     const ShmOptions& options);
 
-// One rank of a group that shares `memory`, ShmBytes() long, aligned to 64 bytes and zeroed, which outlives it.
+// One rank of a group that shares `memory`, ShmBytes() long, aligned to kShmAlignment and zeroed, which outlives it.
 std::unique_ptr<Communicator> MakeShmCommunicator(std::span<std::byte> memory, Device& device, int rank, int ranks,
                                                   const ShmOptions& options);
 

@@ -4,13 +4,13 @@
 
 #include "base/check.h"
 #include "base/str_cat.h"
-#include "parallel/shm_copy.h"
+#include "kernels/stream_copy.h"
+#include "parallel/shared_segment.h"
 
 namespace shoal {
 
-// Two cache lines, since processors fetch lines in pairs. `epoch` is written last: whoever has seen it sees the label
-// and the slot, too.
-struct alignas(128) ShmExchange::Flag {
+// `epoch` is written last: whoever has seen it sees the label and the slot, too.
+struct alignas(kShmAlignment) ShmExchange::Flag {
   std::atomic<uint64_t> epoch;
   int64_t label;
 };
@@ -22,7 +22,7 @@ int64_t ShmExchange::Bytes(int ranks, int64_t slot_bytes) {
 
 ShmExchange::ShmExchange(std::span<std::byte> memory, int rank, int ranks, int64_t slot_bytes)
     : memory_(memory.data()), rank_(rank), ranks_(ranks), slot_bytes_(slot_bytes) {
-  SHOAL_CHECK(static_cast<int64_t>(memory.size()) == Bytes(ranks, slot_bytes) && slot_bytes % 64 == 0);
+  SHOAL_CHECK(static_cast<int64_t>(memory.size()) == Bytes(ranks, slot_bytes) && slot_bytes % kShmAlignment == 0);
 }
 
 ShmExchange::Flag& ShmExchange::FlagOf(int rank, uint64_t epoch) const {

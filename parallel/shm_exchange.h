@@ -15,10 +15,10 @@ namespace shoal {
 // others have been awaited in e, the slot of e - 1 is free for e + 1, and nobody need say that he has read.
 class ShmExchange {
  public:
-  // Bytes for all ranks, a multiple of 64. slot_bytes: a multiple of 64.
+  // Bytes for all ranks, a multiple of kShmAlignment. slot_bytes: so, too.
   static int64_t Bytes(int ranks, int64_t slot_bytes);
 
-  // `memory`: Bytes(), aligned to 64 bytes and zeroed, the same on all ranks.
+  // `memory`: Bytes(), aligned to kShmAlignment and zeroed, the same on all ranks.
   ShmExchange(std::span<std::byte> memory, int rank, int ranks, int64_t slot_bytes);
 
   // This rank's slot in the next exchange, slot_bytes() long.

@@ -7,8 +7,9 @@
 #include "base/check.h"
 #include "base/status_macros.h"
 #include "base/str_cat.h"
+#include "kernels/stream_copy.h"
 #include "parallel/communicator.h"
-#include "parallel/shm_copy.h"
+#include "parallel/shared_segment.h"
 
 namespace shoal {
 namespace {
@@ -32,8 +33,8 @@ Shape ShapeFor(int64_t tensor_bytes) {
 
 // Pieces so far: each end writes one word, in lines of its own. 64 bits never wrap around.
 struct ShmRing::Control {
-  alignas(128) std::atomic<uint64_t> written;
-  alignas(128) std::atomic<uint64_t> read;
+  alignas(kShmAlignment) std::atomic<uint64_t> written;
+  alignas(kShmAlignment) std::atomic<uint64_t> read;
 };
 
 struct ShmRing::Piece {
@@ -43,8 +44,8 @@ struct ShmRing::Piece {
 
 int64_t ShmRing::Bytes(int64_t tensor_bytes) {
   const Shape shape = ShapeFor(tensor_bytes);
-  return RoundUp(sizeof(Control) + shape.slots * static_cast<int64_t>(sizeof(Piece)), 64) +
-         shape.slots * shape.slot_bytes;
+  return RoundUp(sizeof(Control) + shape.slots * static_cast<int64_t>(sizeof(Piece)), kShmAlignment) +
+         RoundUp(shape.slots * shape.slot_bytes, kShmAlignment);
 }
 
 ShmRing::ShmRing(std::span<std::byte> memory, int64_t tensor_bytes, int peer)
@@ -54,7 +55,7 @@ ShmRing::ShmRing(std::span<std::byte> memory, int64_t tensor_bytes, int peer)
       slot_count_(static_cast<uint32_t>(ShapeFor(tensor_bytes).slots)),
       peer_(peer) {
   SHOAL_CHECK_EQ(static_cast<int64_t>(memory.size()), Bytes(tensor_bytes));
-  slots_ = memory.data() + memory.size() - slot_count_ * slot_bytes_;
+  slots_ = memory.data() + memory.size() - RoundUp(slot_count_ * slot_bytes_, kShmAlignment);
 }
 
 absl::Status ShmRing::Send(const ShmWaiting& waiting, std::span<const std::byte> in) {

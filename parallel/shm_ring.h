@@ -14,10 +14,11 @@ namespace shoal {
 // tensors of the size it was made for. Data moves while neither end is inside of a call for the other.
 class ShmRing {
  public:
-  // For tensors of up to `tensor_bytes`; a multiple of 64. Longer ones may be sent, but fewer before the sender waits.
+  // For tensors of up to `tensor_bytes`; a multiple of kShmAlignment. Longer ones may be sent, but fewer before the
+  // sender waits.
   static int64_t Bytes(int64_t tensor_bytes);
 
-  // `memory`: Bytes(), aligned to 64 bytes and zeroed, the same at both ends. `peer`: the other end's rank in the
+  // `memory`: Bytes(), aligned to kShmAlignment and zeroed, the same at both ends. `peer`: the other end's rank in the
   // group, for errors.
   ShmRing(std::span<std::byte> memory, int64_t tensor_bytes, int peer);
 

@@ -4,7 +4,7 @@
 
 #include "base/check.h"
 #include "base/status_macros.h"
-#include "parallel/shm_copy.h"
+#include "kernels/stream_copy.h"
 
 namespace shoal {
 namespace {

@@ -451,6 +451,9 @@ TEST(MemoryModelTest, CommunicationCountsTheBuffersOfTheCommunicators) {
   const Plan wider = Make(request);
   EXPECT_EQ(wider.ranks[0].memory.communication, sums + 2 * hop);
   EXPECT_EQ(wider.ranks[1].memory.communication, sums + hop);
+  using Hops = std::vector<std::pair<int, int>>;
+  EXPECT_EQ(PipelineHops(plan), (Hops{{0, 2}, {1, 3}}));
+  EXPECT_EQ(PipelineHops(wider), (Hops{{0, 2}, {1, 3}, {0, 4}}));
 }
 
 TEST(PlanTextTest, BytesHaveThreeDigits) {

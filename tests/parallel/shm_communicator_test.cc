@@ -21,6 +21,7 @@
 #include "base/str_cat.h"
 #include "gmock/gmock.h"
 #include "kernels/ops.h"
+#include "parallel/shared_segment.h"
 #include "parallel/thread_world.h"
 #include "tests/parallel/device_communicators.h"
 
@@ -38,8 +39,9 @@ struct Rank {
 // Runs `body` on all ranks of one group.
 void RunShm(int ranks, const ShmOptions& options, const std::function<void(Rank&)>& body) {
   const auto bytes = static_cast<size_t>(ShmBytes(ranks, options));
-  std::vector<std::byte> memory(bytes + 64);
-  std::byte* const aligned = memory.data() + (64 - reinterpret_cast<uintptr_t>(memory.data()) % 64) % 64;
+  std::vector<std::byte> memory(bytes + kShmAlignment);
+  std::byte* const aligned =
+      memory.data() + (kShmAlignment - reinterpret_cast<uintptr_t>(memory.data()) % kShmAlignment);
   std::vector<std::thread> threads;
   for (int r = 0; r < ranks; ++r) {
     threads.emplace_back([&, r] {

@@ -9,6 +9,7 @@
 #include "base/status_macros.h"
 #include "base/str_cat.h"
 #include "gmock/gmock.h"
+#include "parallel/shared_segment.h"
 #include "parallel/single_communicator.h"
 #include "parallel/single_world.h"
 #include "parallel/thread_world.h"
@@ -67,8 +68,9 @@ WorldBackend ShmThreads(int ranks, bool segment) {
           if (segment) return CreateShmCommunicator(thread.world(), device, group, options);
           RETURN_IF_ERROR(CheckGroups(thread.world(), group));
           std::vector<int64_t>& mine = memories[call * ranks + thread.rank()];
-          mine.resize(ShmBytes(size, options) / 8 + 8);  // Aligned by hand.
-          std::byte* data = reinterpret_cast<std::byte*>((reinterpret_cast<uintptr_t>(mine.data()) + 63) / 64 * 64);
+          mine.resize(ShmBytes(size, options) / 8 + kShmAlignment / 8);  // Aligned by hand.
+          std::byte* data = reinterpret_cast<std::byte*>(
+              (reinterpret_cast<uintptr_t>(mine.data()) + kShmAlignment - 1) / kShmAlignment * kShmAlignment);
           ASSIGN_OR_RETURN(const std::span<std::byte> memory,
                            ShareMemory(thread.world(), group, {data, static_cast<size_t>(ShmBytes(size, options))}));
           const auto rank = std::find(group.begin(), group.end(), thread.rank()) - group.begin();

@@ -1,4 +1,4 @@
-// Copies into memory that another core will read.
+// Copies into host memory that another core will read.
 #pragma once
 
 #include <cstddef>

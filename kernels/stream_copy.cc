@@ -1,17 +1,14 @@
-#include "parallel/shm_copy.h"
+#include "kernels/stream_copy.h"
 
 #include <algorithm>
 #include <cstring>
 
-// The thread sanitizer does not see such stores, and shall.
+// The thread sanitizer does not see such stores, but shall see what ranks share.
 #if defined(__x86_64__) && !defined(__SANITIZE_THREAD__)
+
 #include <immintrin.h>
-#define SHOAL_STREAMS 1
-#endif
 
 namespace shoal {
-
-#ifdef SHOAL_STREAMS
 
 void StreamCopy(void* to, const void* from, int64_t bytes) {
   auto* out = static_cast<std::byte*>(to);
@@ -27,7 +24,11 @@ void StreamCopy(void* to, const void* from, int64_t bytes) {
 
 void StreamFence() { _mm_sfence(); }
 
+}  // namespace shoal
+
 #else
+
+namespace shoal {
 
 void StreamCopy(void* to, const void* from, int64_t bytes) {
   if (bytes > 0) std::memcpy(to, from, static_cast<size_t>(bytes));
@@ -35,6 +36,6 @@ void StreamCopy(void* to, const void* from, int64_t bytes) {
 
 void StreamFence() {}
 
-#endif
-
 }  // namespace shoal
+
+#endif
