@@ -11,7 +11,7 @@ build_packages=(
   nlohmann-json3-dev libpcre2-dev libutf8proc-dev
 )
 test_packages=(
-  libgtest-dev libgmock-dev
+  libgtest-dev libgmock-dev libbenchmark-dev
   python3 python3-grpcio python3-protobuf
   git clang-14 libclang-rt-14-dev clang-format-14
 )

@@ -103,7 +103,7 @@ class OfflineBench {
     for (int64_t i = 0; i < options_.repeat; ++i) {
       ASSIGN_OR_RETURN(seconds.emplace_back(), once());
     }
-    return SpreadOf(std::move(seconds));
+    return SpreadOf(seconds);
   }
 
   StepPlan NewStep() {
@@ -199,16 +199,14 @@ absl::Status CheckPositions(const OfflineBenchOptions& options) {
 
 }  // namespace
 
-Spread SpreadOf(std::vector<double> values) {
-  SHOAL_CHECK(!values.empty());
-  std::sort(values.begin(), values.end());
-  const size_t n = values.size();
-  return {(values[(n - 1) / 2] + values[n / 2]) / 2, values.front(), values.back()};
-}
-
 Spread SpeedRow::tokens_per_second() const {
   const auto n = static_cast<double>(tokens);
   return {n / seconds.median, n / seconds.max, n / seconds.min};
+}
+
+bool MultipliesInt8(const FormatPlan& formats) {
+  return IsQuantized(formats.qkv) && IsQuantized(formats.attention_out) && IsQuantized(formats.gate_up) &&
+         IsQuantized(formats.down) && IsQuantized(formats.lm_head);
 }
 
 absl::StatusOr<OfflineReport> RunOfflineBench(OfflineBenchOptions options) {
@@ -236,6 +234,9 @@ absl::StatusOr<OfflineReport> RunOfflineBench(OfflineBenchOptions options) {
   }
   report.memory = model->device().ledger();
   ASSIGN_OR_RETURN(report.peak_resident_bytes, PeakResidentBytes());
+  options.rates.threads = options.model.threads;
+  options.rates.isa = options.model.isa;
+  ASSIGN_OR_RETURN(report.rates, MeasureMachineRates(options.rates));
   return report;
 }
 

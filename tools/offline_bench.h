@@ -7,7 +7,9 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "kernels/machine_rates.h"
 #include "tools/offline_model.h"
+#include "tools/statistics.h"
 #include "tools/step_cost.h"
 
 namespace shoal {
@@ -19,16 +21,9 @@ struct OfflineBenchOptions {
   std::vector<int64_t> depths = {0};            // Tokens of context before the first decode step.
   int64_t generate = 32;                        // Decode steps of one repetition; 0: no decoding.
   int64_t repeat = 5;
-  uint64_t seed = 1;  // Of the token ids.
+  uint64_t seed = 1;          // Of the token ids.
+  MachineRatesOptions rates;  // `threads` and `isa` are those of the model.
 };
-
-// Of all repetitions.
-struct Spread {
-  double median = 0, min = 0, max = 0;
-};
-
-// The middle value, or the mean of the two middle ones. `values` must not be empty.
-Spread SpreadOf(std::vector<double> values);
 
 // One row of the report. Work is that of one repetition: all chunks of a prompt, or all decode steps.
 struct SpeedRow {
@@ -38,7 +33,7 @@ struct SpeedRow {
   int64_t steps = 0;   // Of one repetition.
   int64_t tokens = 0;  // Of one repetition, all sequences together.
   StepCost cost;       // Of one repetition.
-  Spread seconds;
+  Spread seconds;      // Of all repetitions.
 
   Spread tokens_per_second() const;
   // At the median.
@@ -55,12 +50,17 @@ struct OfflineReport {
   double first_token_seconds = 0;  // From the start of the process, with a prompt of prompts[0] tokens.
   int64_t peak_resident_bytes = 0;
   MemoryLedger memory;
+  MachineRates rates;
   std::vector<SpeedRow> rows;
 };
 
+// Whether all matrices that steps multiply by are quantized, so that int8 products are what they consist of.
+bool MultipliesInt8(const FormatPlan& formats);
+
 // Loads the model and measures every row: once to warm up, then `repeat` times. The context of decode steps holds the
-// keys and values of random ids, as many for each sequence, in blocks of its own. Errors: kInvalidArgument if a number
-// is more than the model has positions; otherwise as OfflineModel.
+// keys and values of random ids, as many for each sequence, in blocks of its own. The machine's rates come last, so
+// that the peak of memory is the model's. Errors: kInvalidArgument if a number is more than the model has positions;
+// otherwise as OfflineModel and MeasureMachineRates.
 absl::StatusOr<OfflineReport> RunOfflineBench(OfflineBenchOptions options);
 
 }  // namespace shoal

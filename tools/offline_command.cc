@@ -1,6 +1,7 @@
 #include "tools/offline_command.h"
 
 #include <cstdio>
+#include <optional>
 
 #include "absl/strings/str_format.h"
 #include "base/status_macros.h"
@@ -32,7 +33,19 @@ int64_t UsedFor(const OfflineReport& report, MemoryKind kind) { return report.me
 
 Json SpreadJson(const Spread& spread) { return {{"median", spread.median}, {"min", spread.min}, {"max", spread.max}}; }
 
-Json RowJson(const SpeedRow& row) {
+// Of the machine's rates; the second is none where the products are not of int8.
+struct Fractions {
+  double bandwidth = 0;
+  std::optional<double> int8;
+};
+
+Fractions FractionsOf(const OfflineReport& report, const SpeedRow& row) {
+  Fractions fractions{row.bytes_per_second() / report.rates.read_bytes_per_second, std::nullopt};
+  if (MultipliesInt8(report.plan.formats)) fractions.int8 = row.ops_per_second() / report.rates.int8_ops_per_second;
+  return fractions;
+}
+
+Json RowJson(const OfflineReport& report, const SpeedRow& row) {
   Json json;
   if (row.prompt > 0) {
     json["prompt_tokens"] = row.prompt;
@@ -49,6 +62,9 @@ Json RowJson(const SpeedRow& row) {
   json["ops_per_step"] = static_cast<double>(row.cost.ops) / static_cast<double>(row.steps);
   json["bytes_per_second"] = row.bytes_per_second();
   json["ops_per_second"] = row.ops_per_second();
+  const Fractions fractions = FractionsOf(report, row);
+  json["bandwidth_fraction"] = fractions.bandwidth;
+  json["int8_fraction"] = fractions.int8 ? Json(*fractions.int8) : Json();
   return json;
 }
 
@@ -104,15 +120,21 @@ std::string OfflineTable(const OfflineReport& report) {
       report.architecture, std::string(WeightFormatName(formats.qkv)), KvName(formats.kv), report.device,
       report.plan.max_step_tokens, Mib(UsedFor(report, MemoryKind::kWeights)), report.load_seconds,
       report.ready_seconds, report.first_token_seconds, Mib(report.peak_resident_bytes));
-  text += absl::StrFormat("%-18s %10s %21s %9s %9s %8s %8s\n", "test", "tokens/s", "min .. max", "/sequence", "ms/step",
-                          "GB/s", "GOPS");
+  text += absl::StrFormat("%-18s %10s %21s %10s %9s %8s %6s %8s %6s\n", "test", "tokens/s", "min .. max", "/sequence",
+                          "ms/step", "GB/s", "%", "GOPS", "%");
   for (const SpeedRow& row : report.rows) {
     const Spread speed = row.tokens_per_second();
-    text += absl::StrFormat("%-18s %10.2f %9.2f .. %8.2f %9.2f %9.2f %8.2f %8.1f\n", RowName(row), speed.median,
-                            speed.min, speed.max, speed.median / static_cast<double>(row.batch),
+    const Fractions fractions = FractionsOf(report, row);
+    text += absl::StrFormat("%-18s %10.2f %9.2f .. %8.2f %10.2f %9.2f %8.2f %6.1f %8.1f %6s\n", RowName(row),
+                            speed.median, speed.min, speed.max, speed.median / static_cast<double>(row.batch),
                             row.seconds.median * 1e3 / static_cast<double>(row.steps), row.bytes_per_second() / 1e9,
-                            row.ops_per_second() / 1e9);
+                            100 * fractions.bandwidth, row.ops_per_second() / 1e9,
+                            fractions.int8 ? absl::StrFormat("%.1f", 100 * *fractions.int8) : "-");
   }
+  text +=
+      absl::StrFormat("\n%% of what %d threads can do here: %.2f GB/s of reading, %.1f GOPS of int8 products (%s)\n",
+                      report.rates.threads, report.rates.read_bytes_per_second / 1e9,
+                      report.rates.int8_ops_per_second / 1e9, report.rates.kernels);
   return text;
 }
 
@@ -130,9 +152,14 @@ Json OfflineJson(const OfflineReport& report) {
                {"weight_bytes", UsedFor(report, MemoryKind::kWeights)},
                {"kv_bytes", UsedFor(report, MemoryKind::kKv)},
                {"activation_bytes", UsedFor(report, MemoryKind::kActivations)},
+               {"machine",
+                {{"threads", report.rates.threads},
+                 {"kernels", report.rates.kernels},
+                 {"read_bytes_per_second", report.rates.read_bytes_per_second},
+                 {"int8_ops_per_second", report.rates.int8_ops_per_second}}},
                {"prefill", Json::array()},
                {"decode", Json::array()}};
-  for (const SpeedRow& row : report.rows) json[row.prompt > 0 ? "prefill" : "decode"].push_back(RowJson(row));
+  for (const SpeedRow& row : report.rows) json[row.prompt > 0 ? "prefill" : "decode"].push_back(RowJson(report, row));
   return json;
 }
 

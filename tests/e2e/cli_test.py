@@ -20,6 +20,9 @@ PLANS = {  # config: (ranks, stages)
     "r1_distill_qwen_7b_4x4gb": (4, None), "r1_distill_qwen_14b_6x6gb": (6, None),
 }
 
+OFFLINE_BENCH = ("bench", "--offline", "--model", DEMO_MODEL, "--prompt", "64,16", "--generate", "4", "--batch", "1,2", "--depth", "0,40",
+                 "--repeat", "2")
+
 
 class WithoutServerTest(unittest.TestCase):
     """Commands that need no server."""
@@ -154,6 +157,49 @@ class WithoutServerTest(unittest.TestCase):
         self.refused("taken", "quantize", "--model", DEMO_MODEL, "--out", target, "--weights", "int8")
         self.assertEqual((target / "file").read_text(), "mine")
 
+    def test_offline_bench_reports(self):
+        report = json.loads(self.good(*OFFLINE_BENCH, "--json"))
+        self.assertEqual([row["prompt_tokens"] for row in report["prefill"]], [64, 16])
+        self.assertEqual([(row["batch"], row["depth"]) for row in report["decode"]], [(1, 0), (2, 0), (1, 40), (2, 40)])
+        for row in report["prefill"] + report["decode"]:
+            speed = row["tokens_per_second"]
+            self.assertGreater(speed["min"], 0)
+            self.assertLessEqual(speed["min"], speed["median"])
+            self.assertLessEqual(speed["median"], speed["max"])
+            self.assertAlmostEqual(speed["median"] * row["seconds"]["median"], row["tokens"], places=3)
+            for key in ("bytes_per_step", "ops_per_step", "bandwidth_fraction", "int8_fraction"):
+                self.assertGreater(row[key], 0, key)
+        for key in ("weight_bytes", "kv_bytes", "load_seconds", "first_token_seconds"):
+            self.assertGreater(report[key], 0, key)
+        self.assertGreater(report["peak_resident_bytes"], report["weight_bytes"])
+        self.assertGreater(report["first_token_seconds"], report["ready_seconds"])
+        self.assertGreater(report["machine"]["read_bytes_per_second"], 1e8)
+
+    def test_offline_bench_table(self):
+        out = self.good(*OFFLINE_BENCH, "--weights", "int4", "--kv", "int8", "--threads", "1")
+        for part in ("weights int4, KV int8", "1 thread", "pp64 ", "pp16 ", "tg4 b1 ", "tg4 b2 @ 40"):
+            self.assertIn(part, out)
+
+    def test_offline_bench_takes_prepared_folders(self):
+        prepared = self.directory / "prepared"
+        self.good("quantize", "--model", DEMO_MODEL, "--out", prepared, "--weights", "int4")
+        form = ("bench", "--offline", "--model", prepared, "--prompt", "8", "--generate", "0", "--repeat", "1")
+        self.assertIn("weights int4", self.good(*form))
+        self.refused("have a format already", *form, "--weights", "int8")
+
+    def test_offline_bench_refuses(self):
+        form = ("bench", "--offline", "--model", DEMO_MODEL)
+        self.refused("--server HOST:PORT or --offline", "bench", status=2)
+        self.refused("--offline needs --model DIR", "bench", "--offline", status=2)
+        self.refused("--batch is '1,x'", *form, "--batch", "1,x", status=2)
+        self.refused("--kv is 'int3'", *form, "--kv", "int3", status=2)
+        self.refused("int3", *form, "--weights", "int3", status=2)
+        self.refused("--requests does not go with --offline", *form, "--requests", "3", status=2)
+        self.refused("--depth does not go with --server", "bench", "--server", "127.0.0.1:1", "--depth", "3", status=2)
+        self.refused("positions", *form, "--depth", "1000000")
+        self.refused("isa 'z80'", *form, "--isa", "z80")
+        self.refused("no-such-folder", "bench", "--offline", "--model", "no-such-folder")
+
 
 class WithServerTest(unittest.TestCase):
     """Commands that talk to a server of two ranks."""
@@ -251,6 +297,15 @@ class WithServerTest(unittest.TestCase):
         for figure in ("ttft", "tpot", "itl", "e2el"):
             ordered = [report[f"p{percent}_{figure}_ms"] for percent in (50, 90, 95, 99)]
             self.assertEqual(ordered, sorted(ordered))
+
+
+    def test_bench_at_a_rate(self):
+        out = self.run_shoal("bench", "--requests", 10, "--request-rate", 50, "--max-tokens", 4, "--json")
+        report = json.loads(out)
+        self.assertEqual((report["completed"], report["request_rate"]), (10, 50))
+        # Nine gaps of 20 ms on average; less than a tenth of that does not happen by chance.
+        self.assertGreater(report["duration"], 0.018)
+        self.assertIn("50 sent per second", self.run_shoal("bench", "--requests", 5, "--request-rate", 50, "--max-tokens", 2))
 
 
 class DrainTest(unittest.TestCase):

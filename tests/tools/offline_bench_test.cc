@@ -23,15 +23,8 @@ OfflineBenchOptions SmallBench() {
   options.depths = {50, 0};
   options.generate = 2;
   options.repeat = 2;
+  options.rates = {.isa = "", .bytes = 8 << 20, .rounds = 1, .int8_seconds = 0.005};
   return options;
-}
-
-TEST(SpreadTest, MedianIsTheMiddleOrTheMeanOfTwo) {
-  EXPECT_EQ(SpreadOf({3, 1, 2}).median, 2);
-  EXPECT_EQ(SpreadOf({4, 1, 2, 3}).median, 2.5);
-  EXPECT_EQ(SpreadOf({5}).median, 5);
-  EXPECT_EQ(SpreadOf({3, 1, 2}).min, 1);
-  EXPECT_EQ(SpreadOf({3, 1, 2}).max, 3);
 }
 
 TEST(OfflineBenchTest, MeasuresEveryPromptAndEveryBatchAtEveryDepth) {
@@ -74,6 +67,23 @@ TEST(OfflineBenchTest, ReportsHoldEveryRow) {
   EXPECT_EQ(json["decode"].size(), 4u);
   EXPECT_EQ(json["decode"][3]["depth"], 50);
   EXPECT_EQ(json["weights"], "int8");
+  EXPECT_GT(json["machine"]["read_bytes_per_second"], 0);
+  for (const Json& row : {json["prefill"][0], json["decode"][3]}) {
+    EXPECT_NEAR(row["bandwidth_fraction"].get<double>() * report.rates.read_bytes_per_second, row["bytes_per_second"],
+                1 + 1e-6 * row["bytes_per_second"].get<double>());
+    EXPECT_NEAR(row["int8_fraction"].get<double>() * report.rates.int8_ops_per_second, row["ops_per_second"],
+                1 + 1e-6 * row["ops_per_second"].get<double>());
+  }
+}
+
+TEST(OfflineBenchTest, DenseWeightsHaveNoFractionOfTheInt8Rate) {
+  OfflineBenchOptions options = SmallBench();
+  options.model.weights = WeightFormat::kBF16;
+  options.generate = 0;
+  const Json json = OfflineJson(RunOfflineBench(options).value());
+  EXPECT_EQ(json["weights"], "bf16");
+  EXPECT_TRUE(json["prefill"][0]["int8_fraction"].is_null());
+  EXPECT_GT(json["prefill"][0]["bandwidth_fraction"], 0);
 }
 
 TEST(OfflineBenchTest, LeavesOutWhatIsNotAskedFor) {
