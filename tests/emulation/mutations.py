@@ -30,7 +30,8 @@ DETECTORS = {
     "asan": (["-fsanitize=address,undefined", "-fno-sanitize-recover=all"],
              ["ERROR: AddressSanitizer", "runtime error: "]),
 }
-EMULATION = "tests/emulation/cuda_emulation.cc"
+# What orders threads, besides the unit itself: a detector must see it.
+ORDERING = ["tests/emulation/cuda_emulation.cc", "base/thread_pool.cc"]
 
 DECODE = "kernels/cuda/linear_decode.cu"
 MMA = "kernels/cuda/linear_mma.cu"
@@ -154,8 +155,8 @@ class Workshop:
         shutil.rmtree(self.dir, ignore_errors=True)
         self.compile = {}
         for entry in json.loads((build / "compile_commands.json").read_text(encoding="utf-8")):
-            if "shoal_cuda_emulated.dir" in entry["command"]:
-                name = pathlib.Path(entry["file"]).resolve().relative_to(ROOT).as_posix()
+            name = pathlib.Path(entry["file"]).resolve().relative_to(ROOT).as_posix()
+            if "shoal_cuda_emulated.dir" in entry["command"] or name in ORDERING:
                 self.compile[name] = shlex.split(entry["command"])
         commands = self.call(["ninja", "-t", "commands", "-s", "bin/kernels_tests"], "ninja").strip().splitlines()
         self.link = [w for w in shlex.split(commands[-1]) if w not in (":", "&&")]
@@ -200,13 +201,13 @@ class Workshop:
         return done.returncode, done.stdout
 
     def emulation(self, detector):
-        """The emulation's objects that a detector wants instrumented."""
+        """The objects of ORDERING, where a detector wants them instrumented."""
         flags = DETECTORS[detector][0]
-        if not flags:
-            return []
-        out = self.dir / f"emulation_{detector}.o"
-        self.compile_object(EMULATION, ROOT / EMULATION, out, flags)
-        return [out]
+        objects = []
+        for unit in ORDERING if flags else []:
+            objects.append(self.dir / f"{pathlib.Path(unit).stem}_{detector}.o")
+            self.compile_object(unit, ROOT / unit, objects[-1], flags)
+        return objects
 
     def check_clean(self, unit, detector, tests, emulation):
         """The unit without a bug must pass what its mutants are to fail."""
