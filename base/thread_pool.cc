@@ -39,6 +39,12 @@ void WaitWhile(const std::atomic<int>& value, int old) {
   while (value.load(std::memory_order_acquire) == old) value.wait(old, std::memory_order_acquire);
 }
 
+// Where the share of a worker begins: shares are contiguous, of whole grains, as equal as they can be.
+int64_t ShareBegin(int64_t n, int64_t grain, int worker, int workers) {
+  const int64_t grains = (n + grain - 1) / grain;
+  return std::min(grains * worker / workers * grain, n);
+}
+
 // Where the next piece of a worker's share begins.
 struct alignas(64) NextPiece {
   std::atomic<int64_t> begin{0};
@@ -111,15 +117,13 @@ void ThreadPool::ParallelFor(int64_t n, int64_t grain,
                              const std::function<void(int64_t begin, int64_t end, int worker)>& work) {
   SHOAL_CHECK_GE(grain, 1);
   if (n <= 0) return;
-  const int64_t grains = (n + grain - 1) / grain;
-  if (grains == 1 || state_->workers.empty()) {
+  if (n <= grain || state_->workers.empty()) {
     work(0, n, 0);
     return;
   }
-  const int64_t count = threads();
+  const int count = threads();
   Run([&](int worker) {
-    const int64_t begin = grains * worker / count * grain;
-    const int64_t end = std::min(grains * (worker + 1) / count * grain, n);
+    const int64_t begin = ShareBegin(n, grain, worker, count), end = ShareBegin(n, grain, worker + 1, count);
     if (begin < end) work(begin, end, worker);
   });
 }
@@ -128,18 +132,18 @@ void ThreadPool::BalancedFor(int64_t n, int64_t grain,
                              const std::function<void(int64_t begin, int64_t end, int worker)>& work) {
   SHOAL_CHECK_GE(grain, 1);
   if (n <= 0) return;
-  const int64_t grains = (n + grain - 1) / grain;
-  if (grains == 1 || state_->workers.empty()) {
+  if (n <= grain || state_->workers.empty()) {
     work(0, n, 0);
     return;
   }
   const int count = threads();
-  const auto share = [&](int worker) { return std::min(grains * worker / count * grain, n); };
-  for (int i = 0; i < count; ++i) state_->next[i].begin.store(share(i), std::memory_order_relaxed);
+  for (int i = 0; i < count; ++i) {
+    state_->next[i].begin.store(ShareBegin(n, grain, i, count), std::memory_order_relaxed);
+  }
   Run([&](int worker) {
     for (int i = 0; i < count; ++i) {
       const int owner = (worker + i) % count;
-      const int64_t end = share(owner + 1);
+      const int64_t end = ShareBegin(n, grain, owner + 1, count);
       std::atomic<int64_t>& next = state_->next[owner].begin;
       for (int64_t begin = next.fetch_add(grain, std::memory_order_relaxed); begin < end;
            begin = next.fetch_add(grain, std::memory_order_relaxed)) {

@@ -2,18 +2,21 @@
 
 #include <sys/stat.h>
 
+#include <algorithm>
 #include <array>
 #include <functional>
 #include <utility>
 
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_split.h"
+#include "base/cores.h"
 #include "base/read_file.h"
 #include "base/status_macros.h"
 #include "base/str_cat.h"
+#include "base/thread_pool.h"
+#include "kernels/weight_source.h"
 #include "model/gguf_config.h"
 #include "model/loader_matrix.h"
-#include "model/loader_parallel.h"
 #include "model/loader_tensors.h"
 #include "model/read_counter.h"
 #include "model/safetensors_writer.h"
@@ -27,6 +30,7 @@ constexpr std::string_view kVersion = "1";
 constexpr std::string_view kShapeKey = "shoal.shape";
 constexpr std::string_view kFormatsKey = "shoal.formats";
 constexpr size_t kCopiedBytesMax = 64 << 20;
+constexpr int kThreadsMax = 64;
 // Copied where they exist; config.json must.
 constexpr std::array<std::string_view, 9> kCopiedFiles = {"config.json",
                                                           "generation_config.json",
@@ -145,7 +149,8 @@ absl::Status Convert(const Job& job, const MatrixLoader& loader, SafetensorsWrit
   ASSIGN_OR_RETURN(const WeightSource source, loader.Open({slice}, job.format, &lost));
   const int64_t chunk = SourceChunkRows(job.format, source.cols, kChunkBytes);
   const int64_t row_bytes = loader.BytesToRead(slice, job.format) / source.rows;
-  RETURN_IF_ERROR(ParallelChunks(source.rows, chunk, LoaderThreads(), [&](int64_t begin, int64_t end) {
+  ThreadPool pool(std::min(CoresAllowed(), kThreadsMax));
+  RETURN_IF_ERROR(ForChunks(pool, source.rows, kRowBlock, chunk, [&](int64_t begin, int64_t end) {
     RETURN_IF_ERROR(ConvertRows(job, source, begin, end, writer));
     return counter.Add((end - begin) * row_bytes);
   }));

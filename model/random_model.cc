@@ -1,13 +1,16 @@
 #include "model/random_model.h"
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <span>
 
+#include "base/cores.h"
 #include "base/status_macros.h"
 #include "base/str_cat.h"
+#include "base/thread_pool.h"
 #include "kernels/half.h"
-#include "model/loader_parallel.h"
+#include "kernels/weight_source.h"
 #include "model/random_model_shapes.h"
 #include "model/safetensors_writer.h"
 #include "model/weight_table.h"
@@ -17,6 +20,7 @@ namespace {
 
 // Weights per chunk of work; a multiple of 4, because one hash makes four.
 constexpr int64_t kChunk = 1 << 18;
+constexpr int kThreadsMax = 64;
 
 // A 64-bit number from (key, counter): the finalizer of SplitMix64 (Steele, Lea, Flood 2014) on a Weyl sequence.
 uint64_t Hash(uint64_t key, uint64_t counter) {
@@ -95,7 +99,8 @@ void Fill(const std::vector<T>& table, uint64_t key, int64_t begin, int64_t end,
 template <typename T>
 absl::Status WriteTensor(const ModelTensor& tensor, const std::vector<T>& table, uint64_t key, size_t index,
                          SafetensorsWriter& writer) {
-  return ParallelChunks(tensor.rows * tensor.cols, kChunk, LoaderThreads(), [&](int64_t begin, int64_t end) {
+  ThreadPool pool(std::min(CoresAllowed(), kThreadsMax));
+  return ForChunks(pool, tensor.rows * tensor.cols, kChunk, kChunk, [&](int64_t begin, int64_t end) {
     std::vector<T> values;
     Fill(table, key, begin, end, values);
     return writer.Write(index, static_cast<uint64_t>(begin) * sizeof(T), std::as_bytes(std::span(values)));

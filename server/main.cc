@@ -242,8 +242,8 @@ absl::Status RunRank(MpiWorld& world, const CommandLine& arguments, Clock::time_
   Rank rank;
   ASSIGN_OR_RETURN(const DeviceChoice devices, ChooseDevices(world, config));
   rank.cores = CoresForRank(world, config, devices);
-  std::optional<PinnedThread> pinned(rank.cores);
   RETURN_IF_ERROR(MakePlanForAll(world, config, devices, rank));
+  std::optional<PinnedThread> pinned(rank.cores);
   RETURN_IF_ERROR(MakeDeviceForAll(world, config, devices, rank));
   RETURN_IF_ERROR(LoadForAll(world, config, rank));
   if (const std::string text = GpuMemoryText(devices, *rank.device); !text.empty()) LogInfo(text);

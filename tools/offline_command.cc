@@ -102,7 +102,7 @@ const std::vector<Flag>& OfflineFlags() {
       {"weights", "FORMAT", "int4, int8, bf16 or fp32; default int8, or as the model was prepared"},
       {"kv", "FORMAT", "f16, f32 or int8; default f16"},
       {"threads", "N", "default: the cores this process may use"},
-      {"isa", "NAME", "portable, avx2, avx512 or amx; default: the best here"},
+      {"isa", "NAME", "portable, avx2, avxvnni, avx512 or amx; default: the best here"},
       {"chunk", "N", "tokens of one prefill step; default 512"},
       {"prompt", "N,...", "tokens of prompts to prefill; 0: none; default 512"},
       {"generate", "N", "decode steps of one repetition; 0: none; default 32"},

@@ -64,16 +64,9 @@ struct Avx512Lanes {
   static I LoadI8(const int8_t* p) {
     return _mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
   }
-  static I LoadGroupScales(const uint8_t* p) {
-    const __m128i nibbles = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(p));
-    const __m128i both = _mm_unpacklo_epi64(nibbles, _mm_srli_epi16(nibbles, 4));
-    return _mm512_add_epi32(_mm512_cvtepu8_epi32(_mm_and_si128(both, _mm_set1_epi8(15))), _mm512_set1_epi32(1));
-  }
   static void StoreI(int32_t* p, I a) { _mm512_storeu_si512(p, a); }
   static void StoreI8(int8_t* p, I a) { _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtepi32_epi8(a)); }
   static I AddI(I a, I b) { return _mm512_add_epi32(a, b); }
-  static I SubI(I a, I b) { return _mm512_sub_epi32(a, b); }
-  static I MulI(I a, I b) { return _mm512_mullo_epi32(a, b); }
   static I AddProduct16(I a, I b, int32_t c) {
     return _mm512_dpwssd_epi32(a, b, _mm512_set1_epi32(c & 0xffff));  // The high half of b, its sign, counts 0 times.
   }

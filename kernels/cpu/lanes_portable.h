@@ -131,9 +131,6 @@ struct PortableLanes {
   static I AddI(I a, I b) {
     return MakeI([&](int i) { return Wrap(static_cast<uint32_t>(a.v[i]) + static_cast<uint32_t>(b.v[i])); });
   }
-  static I SubI(I a, I b) {
-    return MakeI([&](int i) { return Wrap(static_cast<uint32_t>(a.v[i]) - static_cast<uint32_t>(b.v[i])); });
-  }
   static I MulI(I a, I b) {
     return MakeI([&](int i) { return Wrap(static_cast<uint32_t>(a.v[i]) * static_cast<uint32_t>(b.v[i])); });
   }

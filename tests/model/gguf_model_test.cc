@@ -14,6 +14,7 @@
 #include "model/tokenizer_gguf.h"
 #include "model/weights.h"
 #include "tests/model/model_folder.h"
+#include "tests/model/one_stage_plan.h"
 #include "tests/model/recording_device.h"
 #include "tests/support/gguf_export.h"
 
@@ -30,24 +31,11 @@ FormatPlan AllIn(WeightFormat format) {
   return formats;
 }
 
-Plan PlanFor(const ModelConfig& config, const FormatPlan& formats, int ranks) {
-  PlanRequest request;
-  request.shape = config.shape;
-  request.formats = formats;
-  request.ranks = ranks;
-  request.stages = {{ranks, 0, {}}};
-  request.max_context = 256;
-  request.kv_blocks = 16;
-  const auto plan = MakePlan(request);
-  EXPECT_TRUE(plan.ok()) << plan.status();
-  return *plan;
-}
-
 // Every rank gets the same bits from both.
 void ExpectSameWeights(const std::string& a_model, const std::string& b_model, const FormatPlan& formats, int ranks) {
   const auto a_config = LoadModelConfig(a_model), b_config = LoadModelConfig(b_model);
   ASSERT_TRUE(a_config.ok() && b_config.ok()) << a_config.status() << b_config.status();
-  const Plan plan = PlanFor(*a_config, formats, ranks);
+  const Plan plan = OneStagePlan(*a_config, formats, ranks);
   for (const RankPlan& rank : plan.ranks) {
     RecordingDevice a_device, b_device;
     const auto a = LoadWeights(a_model, *a_config, plan, rank, a_device);
@@ -269,7 +257,7 @@ TEST_F(GgufRefusalTest, SizesOutOfBoundsAreNamedByTheFilesOwnKey) {
 TEST_F(GgufRefusalTest, TensorsThatAreMissingOrHaveAnotherShapeAreNamedAsInTheFile) {
   const ModelConfig config = WideConfig();
   const auto load = [&](const ModelConfig& wanted) {
-    const Plan plan = PlanFor(wanted, AllIn(WeightFormat::kF32), 1);
+    const Plan plan = OneStagePlan(wanted, AllIn(WeightFormat::kF32), 1);
     RecordingDevice device;
     return std::string(LoadWeights(path(), wanted, plan, plan.ranks[0], device).status().message());
   };
@@ -300,7 +288,7 @@ TEST_F(GgufRefusalTest, ANormInBlocksIsRefused) {
   WriteFile(path(), gguf.Bytes());
   const auto config = LoadModelConfig(path());
   ASSERT_TRUE(config.ok()) << config.status();
-  const Plan plan = PlanFor(*config, AllIn(WeightFormat::kF32), 1);
+  const Plan plan = OneStagePlan(*config, AllIn(WeightFormat::kF32), 1);
   RecordingDevice device;
   EXPECT_THAT(std::string(LoadWeights(path(), *config, plan, plan.ranks[0], device).status().message()),
               HasSubstr("'blk.0.attn_norm.weight' has type Q8_0; norms and biases must be F32, BF16 or F16"));

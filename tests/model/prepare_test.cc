@@ -6,6 +6,7 @@
 #include "gtest/gtest.h"
 #include "model/random_model.h"
 #include "tests/model/model_folder.h"
+#include "tests/model/one_stage_plan.h"
 #include "tests/model/recording_device.h"
 
 namespace shoal {
@@ -22,19 +23,6 @@ FormatPlan Formats(WeightFormat most, WeightFormat down, WeightFormat head, Weig
   return formats;
 }
 const FormatPlan kMixed = Formats(WeightFormat::kInt4, WeightFormat::kInt8, WeightFormat::kInt8, WeightFormat::kBF16);
-
-Plan PlanFor(const ModelConfig& config, const FormatPlan& formats, int ranks) {
-  PlanRequest request;
-  request.shape = config.shape;
-  request.formats = formats;
-  request.ranks = ranks;
-  request.stages = {{ranks, 0, {}}};
-  request.max_context = 256;
-  request.kv_blocks = 16;
-  const auto plan = MakePlan(request);
-  EXPECT_TRUE(plan.ok()) << plan.status();
-  return *plan;
-}
 
 struct PreparedCase {
   const char* shape;
@@ -67,7 +55,7 @@ TEST_P(PreparedTest, LoadsTheVeryBitsThatQuantizingWhileLoadingGives) {
 
   const auto config = LoadModelConfig(folder / "p");
   ASSERT_TRUE(config.ok()) << config.status();
-  const Plan plan = PlanFor(*config, test.formats, 3);
+  const Plan plan = OneStagePlan(*config, test.formats, 3);
   for (const RankPlan& rank : plan.ranks) {
     RecordingDevice direct_device, prepared_device;
     const auto direct = LoadWeights(folder / "m", *config, plan, rank, direct_device);
@@ -116,7 +104,7 @@ class PreparedFolderTest : public ::testing::Test {
   }
   std::string dir() const { return folder_ / "p"; }
   std::string Message(const FormatPlan& formats = kMixed) {
-    const Plan plan = PlanFor(config_, formats, 1);
+    const Plan plan = OneStagePlan(config_, formats, 1);
     RecordingDevice device;
     return std::string(LoadWeights(dir(), config_, plan, plan.ranks[0], device).status().message());
   }
