@@ -6,8 +6,9 @@
 //   l = l * exp(m - m') + sum of p (16 lanes, by halves);  o[d] = o[d] * exp(m - m') + chain of fma over keys.
 // At the end of a partition (attention_partition.h) its m, l and o join those of the partitions before:
 //   M' = max(M, m);  L = l * exp(m - M') + L * exp(M - M');  O[d] the same.
-// A 16-key tile of K is transposed once for all rows, so scores need no sums across lanes.
-// Bound: K and V are read once per item from memory; the transposed tile and V stay in L1.
+// A 16-key tile of K is transposed once for all rows, so scores need no sums across lanes; f16 stays f16 until it is
+// used. Bound: K and V are read once per item from memory, the next tile while this one is worked on; a tile stays in
+// L1.
 #pragma once
 
 #include <cstdint>
@@ -22,8 +23,9 @@ constexpr int kRowsAtOnce = 8;
 
 // Views into an item's scratch. Rows are [token][head].
 struct AttentionState {
-  float* keys;     // [head_dim][16]
-  float* values;   // [16][head_dim], f16 caches only.
+  float* keys;     // [head_dim][16], or f16 in the same place.
+  float* values;   // [16][head_dim], i8 caches only.
+  float* scales;   // [16][head_dim / 32], and transposed.
   float* scores;   // [rows][16]
   float* outputs;  // [rows][padded]
   float* largest;  // [rows]
@@ -40,7 +42,8 @@ inline AttentionState SplitScratch(float* scratch, int64_t head_dim) {
   s.padded = (head_dim + 15) / 16 * 16;
   s.keys = scratch;
   s.values = s.keys + 16 * s.padded;
-  s.scores = s.values + 16 * s.padded;
+  s.scales = s.values + 16 * s.padded;
+  s.scores = s.scales + 2 * s.padded;
   s.outputs = s.scores + kAttentionRows * 16;
   s.largest = s.outputs + kAttentionRows * s.padded;
   s.total = s.largest + kAttentionRows;
@@ -50,9 +53,47 @@ inline AttentionState SplitScratch(float* scratch, int64_t head_dim) {
   return s;
 }
 
+template <class L>
+typename L::F LoadLanes(const float* p, int64_t n) {
+  return n >= 16 ? L::Load(p) : L::LoadN(p, n);
+}
+template <class L>
+typename L::F LoadLanes(const uint16_t* p, int64_t n) {
+  return L::LoadF16(p, n);
+}
+
+// Values of a tile: T is float or uint16_t (f16).
+template <class L, typename T>
+struct PlainValues {
+  const T* at;  // [16][head_dim]
+  int64_t head_dim;
+
+  typename L::F Load(int64_t key, int64_t d) const { return LoadLanes<L>(at + key * head_dim + d, head_dim - d); }
+};
+
+template <class L>
+struct Int8Values {
+  const int8_t* at;     // [16][head_dim], whole groups of 32.
+  const float* scales;  // [16][head_dim / 32]
+  int64_t head_dim;
+
+  typename L::F Load(int64_t key, int64_t d) const {
+    return L::Mul(L::ToFloat(L::LoadI8(at + key * head_dim + d)), L::Set(scales[(key * head_dim + d) / 32]));
+  }
+};
+
+// The tile to be fetched into L1 meanwhile; hardware does not see it coming, since keys are read across rows and blocks
+// lie anywhere. Two lines of K and of V for every four dimensions of f16, and in proportion.
+struct NextTile {
+  const char* k;
+  const char* v;
+  int64_t lines;  // Of each, per four dimensions; 0: there is nothing to fetch.
+};
+
 // Scores of rows [row, row + N) against the transposed tile.
-template <class L, int N>
-void ScoreRows(const AttentionArgs& args, const AttentionItem& item, const AttentionState& s, int64_t row) {
+template <class L, int N, typename K>
+void ScoreRows(const AttentionArgs& args, const AttentionItem& item, const AttentionState& s, const K* keys,
+               int64_t row, NextTile next) {
   using F = typename L::F;
   const float* q[N];
   F sum[N];
@@ -62,11 +103,21 @@ void ScoreRows(const AttentionArgs& args, const AttentionItem& item, const Atten
            (item.head + (row + i) % item.heads) * args.head_dim;
     sum[i] = L::Set(0.0f);
   }
-  for (int64_t d = 0; d < args.head_dim; ++d) {
-    const F key = L::Load(s.keys + d * 16);
+  const auto add = [&](int64_t d) {
+    const F key = LoadLanes<L>(keys + d * 16, 16);
 #pragma GCC unroll 8
     for (int i = 0; i < N; ++i) sum[i] = L::Fma(L::Set(q[i][d]), key, sum[i]);
+  };
+  int64_t d = 0;
+  for (; d + 4 <= args.head_dim; d += 4) {
+    for (int64_t line = 0; line < next.lines; ++line, next.k += 64, next.v += 64) {
+      __builtin_prefetch(next.k, 0, 2);
+      __builtin_prefetch(next.v, 0, 2);
+    }
+#pragma GCC unroll 4
+    for (int64_t j = 0; j < 4; ++j) add(d + j);
   }
+  for (; d < args.head_dim; ++d) add(d);
   const F scale = L::Set(args.scale);
 #pragma GCC unroll 8
   for (int i = 0; i < N; ++i) L::Store(s.scores + (row + i) * 16, L::Mul(sum[i], scale));
@@ -96,17 +147,15 @@ void SoftmaxRow(const AttentionState& s, int64_t row, int64_t n) {
 }
 
 // o += weights * V for rows [row, row + N), which see the first n keys of the tile.
-template <class L, int N>
-void AddValues(const AttentionArgs& args, const AttentionState& s, const float* values, int64_t row, int64_t n) {
+template <class L, int N, typename Values>
+void AddValues(const AttentionArgs& args, const AttentionState& s, const Values& values, int64_t row, int64_t n) {
   using F = typename L::F;
   for (int64_t d = 0; d < args.head_dim; d += 16) {
-    const int64_t left = args.head_dim - d;
     F out[N];
 #pragma GCC unroll 8
     for (int i = 0; i < N; ++i) out[i] = L::Load(s.outputs + (row + i) * s.padded + d);
     for (int64_t key = 0; key < n; ++key) {
-      const float* at = values + key * args.head_dim + d;
-      const F value = left >= 16 ? L::Load(at) : L::LoadN(at, left);
+      const F value = values.Load(key, d);
 #pragma GCC unroll 8
       for (int i = 0; i < N; ++i) out[i] = L::Fma(L::Set(s.scores[(row + i) * 16 + key]), value, out[i]);
     }
@@ -124,59 +173,84 @@ void ForRows(int64_t begin, int64_t end, Work work) {
   }
 }
 
-// n values of a cache from element `at` on. With i8, whole groups of 32.
+// The n keys of an i8 tile from element `at` on, transposed: four bytes are moved as one float would be, then parted.
 template <class L>
-void LoadAsFloat(const AttentionArgs& args, const void* cache, const uint16_t* scales, int64_t at, int64_t n,
-                 float* out) {
-  if (args.kv_type == KvType::kF16) {
-    const uint16_t* in = static_cast<const uint16_t*>(cache) + at;
-    for (int64_t i = 0; i < n; i += 16) L::StoreN(out + i, L::LoadF16(in + i, n - i), n - i);
-    return;
+void TransposeInt8Keys(const AttentionArgs& args, const AttentionState& s, int64_t n, int64_t at) {
+  const int64_t head_dim = args.head_dim, groups = head_dim / 32;
+  for (int64_t i = 0; i < n * groups; i += 16) {
+    L::Store(s.scales + i, L::LoadF16(args.k_scale + at / 32 + i, n * groups - i));
   }
-  const int8_t* in = static_cast<const int8_t*>(cache) + at;
-  for (int64_t i = 0; i < n; i += 512) {  // Sixteen scales at a time.
-    alignas(64) float scale[16];
-    const int64_t groups = Smaller(16, (n - i) / 32);
-    L::Store(scale, L::LoadF16(scales + (at + i) / 32, groups));
-    for (int64_t g = 0; g < groups; ++g) {
-      const typename L::F factor = L::Set(scale[g]);
-      for (int64_t j = i + 32 * g; j < i + 32 * g + 32; j += 16) {
-        L::Store(out + j, L::Mul(L::ToFloat(L::LoadI8(in + j)), factor));
-      }
-    }
+  float* by_group = s.scales + 16 * groups;
+  L::Transpose(s.scales, groups, n, groups, by_group);
+  const int8_t* k = static_cast<const int8_t*>(args.k) + at;
+  L::Transpose(reinterpret_cast<const float*>(k), head_dim / 4, n, head_dim / 4, s.values);
+  for (int64_t d = 0; d < head_dim; d += 4) {
+    const typename L::F scale = L::Load(by_group + d / 32 * 16);
+    const typename L::I bytes = L::LoadI(reinterpret_cast<const int32_t*>(s.values + d * 4));
+    L::Store(s.keys + d * 16, L::Mul(L::ToFloat(L::template SignedByte<0>(bytes)), scale));
+    L::Store(s.keys + d * 16 + 16, L::Mul(L::ToFloat(L::template SignedByte<1>(bytes)), scale));
+    L::Store(s.keys + d * 16 + 32, L::Mul(L::ToFloat(L::template SignedByte<2>(bytes)), scale));
+    L::Store(s.keys + d * 16 + 48, L::Mul(L::ToFloat(L::template SignedByte<3>(bytes)), scale));
   }
 }
 
-// One tile: the n <= 16 keys from `position` on, which start at element `at` of the caches.
-template <class L>
-void AttentionTile(const AttentionArgs& args, const AttentionItem& item, const AttentionState& s, int64_t position,
-                   int64_t n, int64_t at) {
-  const int64_t head_dim = args.head_dim;
-  const float* values;
-  if (args.kv_type == KvType::kF32) {
-    L::Transpose(static_cast<const float*>(args.k) + at, head_dim, n, head_dim, s.keys);
-    values = static_cast<const float*>(args.v) + at;
-  } else {
-    if (args.kv_type == KvType::kF16) {
-      L::TransposeF16(static_cast<const uint16_t*>(args.k) + at, head_dim, n, head_dim, s.keys);
-    } else {
-      // The values scratch holds the keys first: both are needed as float, one after the other.
-      LoadAsFloat<L>(args, args.k, args.k_scale, at, n * head_dim, s.values);
-      L::Transpose(s.values, head_dim, n, head_dim, s.keys);
-    }
-    LoadAsFloat<L>(args, args.v, args.v_scale, at, n * head_dim, s.values);
-    values = s.values;
-  }
+// The n <= 16 keys from `position` on: their transposed keys and their values.
+template <class L, typename K, typename Values>
+void AttendToTile(const AttentionArgs& args, const AttentionItem& item, const AttentionState& s, int64_t position,
+                  int64_t n, const K* keys, const Values& values, NextTile next) {
   // Tokens that end before this tile come first; they are done.
   const int64_t done = position - item.visible + 1;
-  const int64_t first = done > 0 ? done * item.heads : 0;
+  const int64_t first = done > 0 ? done : 0;
   const int64_t rows = item.tokens * item.heads;
-  ForRows<kRowsAtOnce>(first, rows, [&]<int N>(int64_t row) { ScoreRows<L, N>(args, item, s, row); });
-  for (int64_t token = first / item.heads; token < item.tokens; ++token) {
-    const int64_t seen = Smaller(n, item.visible + token - position);
-    const int64_t begin = token * item.heads, end = begin + item.heads;
-    for (int64_t row = begin; row < end; ++row) SoftmaxRow<L>(s, row, seen);
-    ForRows<kRowsAtOnce>(begin, end, [&]<int N>(int64_t row) { AddValues<L, N>(args, s, values, row, seen); });
+  ForRows<kRowsAtOnce>(first * item.heads, rows, [&]<int N>(int64_t row) {
+    ScoreRows<L, N>(args, item, s, keys, row, next);
+    next.lines = 0;
+  });
+  const auto seen = [&](int64_t token) { return Smaller(n, item.visible + token - position); };
+  for (int64_t row = first * item.heads; row < rows; ++row) SoftmaxRow<L>(s, row, seen(row / item.heads));
+  // Rows that see the same keys go together: the tokens of the diagonal each on their own, then all the others.
+  int64_t token = first;
+  for (; token < item.tokens && seen(token) < n; ++token) {
+    ForRows<kRowsAtOnce>(token * item.heads, (token + 1) * item.heads,
+                         [&]<int N>(int64_t row) { AddValues<L, N>(args, s, values, row, seen(token)); });
+  }
+  ForRows<kRowsAtOnce>(token * item.heads, rows, [&]<int N>(int64_t row) { AddValues<L, N>(args, s, values, row, n); });
+}
+
+// The same, from element `at` of an i8 cache on.
+template <class L>
+void Int8Tile(const AttentionArgs& args, const AttentionItem& item, const AttentionState& s, int64_t position,
+              int64_t n, int64_t at, NextTile next) {
+  const int64_t elements = n * args.head_dim;
+  TransposeInt8Keys<L>(args, s, n, at);
+  for (int64_t i = 0; i < elements / 32; i += 16) {
+    L::Store(s.scales + i, L::LoadF16(args.v_scale + at / 32 + i, elements / 32 - i));
+  }
+  const Int8Values<L> values = {static_cast<const int8_t*>(args.v) + at, s.scales, args.head_dim};
+  if (item.tokens == 1) {
+    AttendToTile<L>(args, item, s, position, n, s.keys, values, next);
+    return;
+  }
+  // Many rows: converted once.
+  for (int64_t i = 0; i < elements; i += 16) L::Store(s.values + i, values.Load(0, i));
+  AttendToTile<L>(args, item, s, position, n, s.keys, PlainValues<L, float>{s.values, args.head_dim}, next);
+}
+
+template <class L>
+void AttentionTile(const AttentionArgs& args, const AttentionItem& item, const AttentionState& s, int64_t position,
+                   int64_t n, int64_t at, NextTile next) {
+  const int64_t head_dim = args.head_dim;
+  if (args.kv_type == KvType::kI8) {
+    Int8Tile<L>(args, item, s, position, n, at, next);
+  } else if (args.kv_type == KvType::kF16) {
+    uint16_t* keys = reinterpret_cast<uint16_t*>(s.keys);
+    L::TransposeF16(static_cast<const uint16_t*>(args.k) + at, head_dim, n, head_dim, keys);
+    const PlainValues<L, uint16_t> values = {static_cast<const uint16_t*>(args.v) + at, head_dim};
+    AttendToTile<L>(args, item, s, position, n, keys, values, next);
+  } else {
+    L::Transpose(static_cast<const float*>(args.k) + at, head_dim, n, head_dim, s.keys);
+    const PlainValues<L, float> values = {static_cast<const float*>(args.v) + at, head_dim};
+    AttendToTile<L>(args, item, s, position, n, s.keys, values, next);
   }
 }
 
@@ -219,24 +293,40 @@ void MergePartition(const AttentionItem& item, const AttentionState& s, int64_t 
   }
 }
 
+// Where the key at `position` lies in the caches, in elements.
+inline int64_t KeyAt(const AttentionArgs& args, const AttentionItem& item, int64_t position) {
+  const int64_t block = position / args.block;
+  return ((item.blocks[block] * args.kv_heads + item.kv_head) * args.block + position - block * args.block) *
+         args.head_dim;
+}
+
 template <class L>
 void Attention(const AttentionArgs& args, const AttentionItem& item, float* scratch) {
   using F = typename L::F;
   const AttentionState s = SplitScratch(scratch, args.head_dim);
   const int64_t rows = item.tokens * item.heads;
   const int64_t keys = item.visible + item.tokens - 1;
-  for (int64_t first = 0; first * args.block < keys; first += args.blocks_per_partition) {
+  const int64_t bytes = args.kv_type == KvType::kI8 ? 1 : args.kv_type == KvType::kF16 ? 2 : 4;
+  const int64_t partition = args.blocks_per_partition * args.block;
+  int64_t at = KeyAt(args, item, 0);
+  for (int64_t first = 0; first < keys; first += partition) {
     ClearState(s, rows);
-    const int64_t end = first + args.blocks_per_partition;
-    for (int64_t block = first; block < end && block * args.block < keys; ++block) {
-      const int64_t in_block = Smaller(args.block, keys - block * args.block);
-      const int64_t base = (item.blocks[block] * args.kv_heads + item.kv_head) * args.block * args.head_dim;
-      for (int64_t offset = 0; offset < in_block; offset += 16) {
-        AttentionTile<L>(args, item, s, block * args.block + offset, Smaller(16, in_block - offset),
-                         base + offset * args.head_dim);
+    const int64_t end = Smaller(first + partition, keys);
+    for (int64_t position = first; position < end;) {
+      const int64_t block_end = (position / args.block + 1) * args.block;
+      const int64_t n = Smaller(16, Smaller(block_end, end) - position);
+      NextTile next{};
+      int64_t next_at = at;
+      if (position + n < keys) {
+        next_at = KeyAt(args, item, position + n);
+        next = {static_cast<const char*>(args.k) + next_at * bytes, static_cast<const char*>(args.v) + next_at * bytes,
+                bytes};
       }
+      AttentionTile<L>(args, item, s, position, n, at, next);
+      position += n;
+      at = next_at;
     }
-    MergePartition<L>(item, s, first * args.block);
+    MergePartition<L>(item, s, first);
   }
   for (int64_t row = 0; row < rows; ++row) {
     float* out =

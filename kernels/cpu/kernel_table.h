@@ -111,7 +111,7 @@ struct AttentionItem {
 // Floats of scratch that an attention item needs.
 constexpr int64_t AttentionScratch(int64_t head_dim) {
   const int64_t padded = (head_dim + 15) / 16 * 16;
-  return 16 * padded * 2 + kAttentionRows * (2 * padded + 16 + 4);
+  return 34 * padded + kAttentionRows * (2 * padded + 16 + 4);
 }
 
 // Operands of KernelTable::multiply_int8: together they fit into the smallest L1 cache.

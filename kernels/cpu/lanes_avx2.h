@@ -69,12 +69,8 @@ struct Avx2Lanes {
   static F Max(F x, F y) { return {_mm256_max_ps(x.a, y.a), _mm256_max_ps(x.b, y.b)}; }
   static F Min(F x, F y) { return {_mm256_min_ps(x.a, y.a), _mm256_min_ps(x.b, y.b)}; }
   static F Select(F x, F y, int64_t n) {
-    const __m256i lane = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
-    const int count = n >= 16 ? 16 : static_cast<int>(n);
-    const __m256i first = _mm256_cmpgt_epi32(_mm256_set1_epi32(count), lane);
-    const __m256i second = _mm256_cmpgt_epi32(_mm256_set1_epi32(count - 8), lane);
-    return {_mm256_blendv_ps(y.a, x.a, _mm256_castsi256_ps(first)),
-            _mm256_blendv_ps(y.b, x.b, _mm256_castsi256_ps(second))};
+    return {_mm256_blendv_ps(y.a, x.a, _mm256_castsi256_ps(FirstLanes(n))),
+            _mm256_blendv_ps(y.b, x.b, _mm256_castsi256_ps(FirstLanes(n - 8)))};
   }
   static uint32_t GreaterMask(F x, F y) {
     return static_cast<uint32_t>(_mm256_movemask_ps(_mm256_cmp_ps(x.a, y.a, _CMP_GT_OQ)) |
@@ -121,6 +117,11 @@ struct Avx2Lanes {
     const __m256i z = _mm256_set1_epi32(c & 0xffff);  // The high half of y, its sign, is multiplied by 0.
     return AddI(x, {_mm256_madd_epi16(y.a, z), _mm256_madd_epi16(y.b, z)});
   }
+  template <int kByte>
+  static I SignedByte(I a) {
+    return {_mm256_srai_epi32(_mm256_slli_epi32(a.a, 24 - 8 * kByte), 24),
+            _mm256_srai_epi32(_mm256_slli_epi32(a.b, 24 - 8 * kByte), 24)};
+  }
   static I MaxI(I x, I y) { return {_mm256_max_epi32(x.a, y.a), _mm256_max_epi32(x.b, y.b)}; }
   static int32_t SumI(I x) {
     const __m256i b = _mm256_add_epi32(x.a, x.b);
@@ -155,13 +156,15 @@ struct Avx2Lanes {
   }
 
   static void Transpose(const float* in, int64_t stride, int64_t n, int64_t cols, float* out) {
-    for (int64_t j = 0; j < cols; ++j) {
-      for (int64_t i = 0; i < 16; ++i) out[j * 16 + i] = i < n ? in[i * stride + j] : 0.0f;
+    for (int64_t j = 0; j < cols; j += 8) {
+      const int64_t width = cols - j < 8 ? cols - j : 8;
+      for (int64_t i = 0; i < 16; i += 8) Transpose8(in + i * stride + j, stride, n - i, width, out + j * 16 + i);
     }
   }
-  static void TransposeF16(const uint16_t* in, int64_t stride, int64_t n, int64_t cols, float* out) {
-    for (int64_t j = 0; j < cols; ++j) {
-      for (int64_t i = 0; i < 16; ++i) out[j * 16 + i] = i < n ? _cvtsh_ss(in[i * stride + j]) : 0.0f;
+  static void TransposeF16(const uint16_t* in, int64_t stride, int64_t n, int64_t cols, uint16_t* out) {
+    for (int64_t j = 0; j < cols; j += 8) {
+      const int64_t width = cols - j < 8 ? cols - j : 8;
+      for (int64_t i = 0; i < 16; i += 8) Transpose8(in + i * stride + j, stride, n - i, width, out + j * 16 + i);
     }
   }
 
@@ -258,6 +261,64 @@ struct Avx2Lanes {
       _mm256_storeu_si256(reinterpret_cast<__m256i*>(out), _mm256_add_epi8(first, bytes));
       _mm256_storeu_si256(reinterpret_cast<__m256i*>(out + 64), _mm256_add_epi8(second, bytes));
     }
+  }
+
+  // All ones in the lanes below n.
+  static __m256i FirstLanes(int64_t n) {
+    const __m256i lane = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+    return _mm256_cmpgt_epi32(_mm256_set1_epi32(static_cast<int>(n < 8 ? n : 8)), lane);
+  }
+  // Column j of n rows to out + 16 * j, zeros for rows beyond; at most 8 of each. Interleaves of 32 and 64 bits, then
+  // moves of 128. The rows may hold any bits.
+  static void Transpose8(const float* in, int64_t stride, int64_t n, int64_t cols, float* out) {
+    __m256 r[8], s[8];
+    for (int i = 0; i < 8; ++i) {
+      r[i] = i >= n      ? _mm256_setzero_ps()
+             : cols >= 8 ? _mm256_loadu_ps(in + i * stride)
+                         : _mm256_maskload_ps(in + i * stride, FirstLanes(cols));
+    }
+    for (int i = 0; i < 4; ++i) {
+      s[2 * i] = _mm256_unpacklo_ps(r[2 * i], r[2 * i + 1]);
+      s[2 * i + 1] = _mm256_unpackhi_ps(r[2 * i], r[2 * i + 1]);
+    }
+    for (int i = 0; i < 8; i += 4) {
+      for (int j = 0; j < 2; ++j) {
+        const __m256d a = _mm256_castps_pd(s[i + j]), b = _mm256_castps_pd(s[i + 2 + j]);
+        r[i + 2 * j] = _mm256_castpd_ps(_mm256_unpacklo_pd(a, b));
+        r[i + 2 * j + 1] = _mm256_castpd_ps(_mm256_unpackhi_pd(a, b));
+      }
+    }
+    for (int j = 0; j < 4; ++j) {
+      s[j] = _mm256_permute2f128_ps(r[j], r[4 + j], 0x20);
+      s[4 + j] = _mm256_permute2f128_ps(r[j], r[4 + j], 0x31);
+    }
+    for (int64_t j = 0; j < cols; ++j) _mm256_storeu_ps(out + j * 16, s[j]);
+  }
+  // The same of 16 bits each: interleaves of 16, 32 and 64.
+  static void Transpose8(const uint16_t* in, int64_t stride, int64_t n, int64_t cols, uint16_t* out) {
+    __m128i r[8], s[8];
+    for (int i = 0; i < 8; ++i) {
+      uint16_t tail[8] = {};
+      const uint16_t* row = in + i * stride;
+      if (cols < 8 && i < n) {
+        for (int64_t j = 0; j < cols; ++j) tail[j] = row[j];
+        row = tail;
+      }
+      r[i] = i < n ? _mm_loadu_si128(reinterpret_cast<const __m128i*>(row)) : _mm_setzero_si128();
+    }
+    for (int i = 0; i < 4; ++i) {
+      s[2 * i] = _mm_unpacklo_epi16(r[i], r[i + 4]);
+      s[2 * i + 1] = _mm_unpackhi_epi16(r[i], r[i + 4]);
+    }
+    for (int i = 0; i < 4; ++i) {
+      r[2 * i] = _mm_unpacklo_epi16(s[i], s[i + 4]);
+      r[2 * i + 1] = _mm_unpackhi_epi16(s[i], s[i + 4]);
+    }
+    for (int i = 0; i < 4; ++i) {
+      s[2 * i] = _mm_unpacklo_epi16(r[i], r[i + 4]);
+      s[2 * i + 1] = _mm_unpackhi_epi16(r[i], r[i + 4]);
+    }
+    for (int64_t j = 0; j < cols; ++j) _mm_storeu_si128(reinterpret_cast<__m128i*>(out + j * 16), s[j]);
   }
 
   struct Halves {

@@ -70,6 +70,10 @@ struct Avx512Lanes {
   static I AddProduct16(I a, I b, int32_t c) {
     return _mm512_dpwssd_epi32(a, b, _mm512_set1_epi32(c & 0xffff));  // The high half of b, its sign, counts 0 times.
   }
+  template <int kByte>
+  static I SignedByte(I a) {
+    return _mm512_srai_epi32(_mm512_slli_epi32(a, 24 - 8 * kByte), 24);
+  }
   static I MaxI(I a, I b) { return _mm512_max_epi32(a, b); }
   static int32_t SumI(I a) { return _mm512_reduce_add_epi32(a); }
   static int32_t MaxOfI(I a) { return _mm512_reduce_max_epi32(a); }
@@ -97,18 +101,17 @@ struct Avx512Lanes {
       }
     }
   }
-  // Pairs of values are moved as one float would be, then widened.
-  static void TransposeF16(const uint16_t* in, int64_t stride, int64_t n, int64_t cols, float* out) {
+  // Pairs of values are moved as one float would be, then parted.
+  static void TransposeF16(const uint16_t* in, int64_t stride, int64_t n, int64_t cols, uint16_t* out) {
+    const I part = _mm512_set_epi16(31, 29, 27, 25, 23, 21, 19, 17, 15, 13, 11, 9, 7, 5, 3, 1, 30, 28, 26, 24, 22, 20,
+                                    18, 16, 14, 12, 10, 8, 6, 4, 2, 0);
     for (int64_t j = 0; j < cols; j += 32, in += 32, out += 512) {
       const int64_t width = cols - j < 32 ? (cols - j) / 2 : 16;
       F pairs[16];
       Transpose16(reinterpret_cast<const float*>(in), stride / 2, n, width, pairs);
 #pragma GCC unroll 16
       for (int i = 0; i < 16; ++i) {
-        if (i >= width) break;
-        const I both = _mm512_castps_si512(pairs[i]);
-        _mm512_storeu_ps(out + i * 32, _mm512_cvtph_ps(_mm512_cvtepi32_epi16(both)));
-        _mm512_storeu_ps(out + i * 32 + 16, _mm512_cvtph_ps(_mm512_cvtepi32_epi16(_mm512_srli_epi32(both, 16))));
+        if (i < width) _mm512_storeu_si512(out + i * 32, _mm512_permutexvar_epi16(part, _mm512_castps_si512(pairs[i])));
       }
     }
   }
@@ -144,7 +147,8 @@ struct Avx512Lanes {
     }
   }
 
-  // Multiplies n * q, an unsigned byte, and adds m times the sum of the activations: no more work per token than int8.
+  // For few tokens: sums of products with q of a group are multiplied by n.
+  // For more: n * q, an unsigned byte, is computed once for all, and then takes no more work per token than int8.
   template <int M>
   static void DotInt4(const PackedInt4& w, int64_t groups, const int8_t* a, int64_t stride, const int32_t* a_sums,
                       int64_t sums_stride, I out[M]) {
@@ -158,18 +162,10 @@ struct Avx512Lanes {
       const I n = PairsOfGroupScales(w.scales + g * 8), offset = LoadI8(w.offsets + g * 16);
 #pragma GCC unroll 16
       for (int m = 0; m < M; ++m) sum[m] = AddProduct16(sum[m], offset, a_sums[m * sums_stride + g]);
-#pragma GCC unroll 4
-      for (int v = 0; v < 4; ++v) {
-        const uint8_t* q = w.q + g * 256 + v * 64;
-        _mm_prefetch(q + kPrefetch, _MM_HINT_T0);
-        const I both = _mm512_loadu_si512(q);
-        const I low = ScaleNibbles(both, n), high = ScaleNibbles(_mm512_srli_epi16(both, 4), n);
-#pragma GCC unroll 16
-        for (int m = 0; m < M; ++m) {
-          const int8_t* x = a + m * stride + v * 8;
-          AddDot4(sum[m], low, Broadcast4(x));
-          AddDot4(sum[m], high, Broadcast4(x + 4));
-        }
+      if constexpr (M <= kFewTokens) {
+        AddGroup<M>(w.q + g * 256, n, a, stride, sum);
+      } else {
+        AddScaledGroup<M>(w.q + g * 256, n, a, stride, sum);
       }
     }
 #pragma GCC unroll 16
@@ -200,6 +196,53 @@ struct Avx512Lanes {
 
  private:
   static constexpr int kPrefetch = 4096;  // Bytes ahead; past the end of the matrix a prefetch does nothing.
+
+  static constexpr int kFewTokens = 4;
+
+  template <int M>
+  static inline __attribute__((always_inline)) void AddScaledGroup(const uint8_t* q, I n, const int8_t* a,
+                                                                   int64_t stride, I sum[M]) {
+#pragma GCC unroll 4
+    for (int v = 0; v < 4; ++v) {
+      _mm_prefetch(q + v * 64 + kPrefetch, _MM_HINT_T0);
+      const I both = _mm512_loadu_si512(q + v * 64);
+      const I low = ScaleNibbles(both, n), high = ScaleNibbles(_mm512_srli_epi16(both, 4), n);
+#pragma GCC unroll 16
+      for (int m = 0; m < M; ++m) {
+        const int8_t* x = a + m * stride + v * 8;
+        AddDot4(sum[m], low, Broadcast4(x));
+        AddDot4(sum[m], high, Broadcast4(x + 4));
+      }
+    }
+  }
+
+  // High nibbles stay where they are: their sum is 16 times too large. Either sum of 16 products fits into 16 bits, so
+  // one instruction multiplies both by n.
+  template <int M>
+  static inline __attribute__((always_inline)) void AddGroup(const uint8_t* q, I n, const int8_t* a, int64_t stride,
+                                                             I sum[M]) {
+    const I mask = _mm512_set1_epi8(15);
+    I low[M], high[M];
+#pragma GCC unroll 16
+    for (int m = 0; m < M; ++m) low[m] = high[m] = _mm512_setzero_si512();
+#pragma GCC unroll 4
+    for (int v = 0; v < 4; ++v) {
+      _mm_prefetch(q + v * 64 + kPrefetch, _MM_HINT_T0);
+      const I both = _mm512_loadu_si512(q + v * 64);
+      const I q0 = _mm512_and_si512(both, mask), q1 = _mm512_andnot_si512(mask, both);
+#pragma GCC unroll 16
+      for (int m = 0; m < M; ++m) {
+        const int8_t* x = a + m * stride + v * 8;
+        AddDot4(low[m], q0, Broadcast4(x));
+        AddDot4(high[m], q1, Broadcast4(x + 4));
+      }
+    }
+#pragma GCC unroll 16
+    for (int m = 0; m < M; ++m) {
+      const I sums = _mm512_mask_blend_epi16(0xaaaaaaaa, low[m], _mm512_slli_epi32(high[m], 12));
+      sum[m] = _mm512_dpwssd_epi32(sum[m], sums, n);
+    }
+  }
 
   // sum += four products of unsigned and signed bytes in every lane. The intrinsic lets gcc 12 move sums between
   // registers and memory inside of the loop.

@@ -136,6 +136,11 @@ struct PortableLanes {
   }
   // a + b * c; b and c fit in 16 bits.
   static I AddProduct16(I a, I b, int32_t c) { return AddI(a, MulI(b, SetI(c))); }
+  // Byte kByte of every lane, its sign extended.
+  template <int kByte>
+  static I SignedByte(I a) {
+    return MakeI([&](int i) { return static_cast<int8_t>(static_cast<uint32_t>(a.v[i]) >> (8 * kByte)); });
+  }
   static I MaxI(I a, I b) {
     return MakeI([&](int i) { return a.v[i] > b.v[i] ? a.v[i] : b.v[i]; });
   }
@@ -178,9 +183,9 @@ struct PortableLanes {
     }
   }
   // The same of f16 values; cols and stride are even.
-  static void TransposeF16(const uint16_t* in, int64_t stride, int64_t n, int64_t cols, float* out) {
+  static void TransposeF16(const uint16_t* in, int64_t stride, int64_t n, int64_t cols, uint16_t* out) {
     for (int64_t j = 0; j < cols; ++j) {
-      for (int64_t i = 0; i < 16; ++i) out[j * 16 + i] = i < n ? HalfToFloat(in[i * stride + j]) : 0.0f;
+      for (int64_t i = 0; i < 16; ++i) out[j * 16 + i] = i < n ? in[i * stride + j] : 0;
     }
   }
 
