@@ -9,6 +9,7 @@
 #include "base/status_macros.h"
 #include "base/str_cat.h"
 #include "parallel/plan_text.h"
+#include "parallel/step_cost.h"
 
 namespace shoal {
 namespace {
@@ -149,6 +150,21 @@ v1::GetPlanResponse PlanToProto(const Plan& plan) {
   return out;
 }
 
+v1::ModelWork MakeModelWork(const Plan& plan) {
+  StepCost weights, token, context;
+  for (const RankPlan& rank : plan.ranks) {
+    weights += CostOfStep(plan.shape, plan.formats, rank, 0, 0, 0, 1);
+    token += CostOfStep(plan.shape, plan.formats, rank, 1, 1, 0, 0);
+    context += CostOfStep(plan.shape, plan.formats, rank, 1, 0, 1, 1);
+  }
+  v1::ModelWork work;
+  work.set_weight_bytes(weights.bytes);
+  work.set_kv_token_bytes(context.bytes - weights.bytes);
+  work.set_token_ops(token.ops);
+  work.set_head_ops(weights.ops);
+  return work;
+}
+
 v1::GetModelInfoResponse MakeModelInfo(const Config& config, const ModelConfig& model, const Plan& plan,
                                        bool has_chat_template) {
   v1::GetModelInfoResponse info;
@@ -162,6 +178,7 @@ v1::GetModelInfoResponse MakeModelInfo(const Config& config, const ModelConfig& 
   if (model.bos_token_id >= 0) info.set_bos_token_id(model.bos_token_id);
   info.set_has_chat_template(has_chat_template);
   info.set_weight_formats(FormatsText(plan.formats));
+  *info.mutable_work() = MakeModelWork(plan);
   return info;
 }
 

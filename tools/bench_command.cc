@@ -32,6 +32,7 @@ absl::StatusOr<ServerBenchOptions> ReadServerOptions(const Arguments& arguments)
   ASSIGN_OR_RETURN(options.temperature, arguments.Number("temperature", 0, -kNumberMax, kNumberMax));
   ASSIGN_OR_RETURN(options.seed, arguments.Seed("seed", 1));
   ASSIGN_OR_RETURN(options.timeout, arguments.Number("timeout", 600, 0, kSecondsMax));
+  options.machine = arguments.Has("machine");
   return options;
 }
 
@@ -54,7 +55,9 @@ const std::vector<Flag>& ServerFlags() {
       {"prompt-tokens", "N", "tokens of each prompt; default 64"},
       {"max-tokens", "N", "tokens to generate per request; default 64"},
       {"temperature", "T", "default 0"},
-      {"timeout", "SECONDS", "of one request; default 600"}};
+      {"timeout", "SECONDS", "of one request; default 600"},
+      {"machine", "", "the server runs on this machine's cores: give figures as parts of what they can do",
+       FlagKind::kSwitch}};
   return flags;
 }
 

@@ -8,9 +8,9 @@
 
 #include "absl/status/statusor.h"
 #include "kernels/machine_rates.h"
+#include "parallel/step_cost.h"
 #include "tools/offline_model.h"
 #include "tools/statistics.h"
-#include "tools/step_cost.h"
 
 namespace shoal {
 

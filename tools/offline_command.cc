@@ -138,6 +138,13 @@ std::string OfflineTable(const OfflineReport& report) {
   return text;
 }
 
+Json MachineJson(const MachineRates& rates) {
+  return {{"threads", rates.threads},
+          {"kernels", rates.kernels},
+          {"read_bytes_per_second", rates.read_bytes_per_second},
+          {"int8_ops_per_second", rates.int8_ops_per_second}};
+}
+
 Json OfflineJson(const OfflineReport& report) {
   const FormatPlan& formats = report.plan.formats;
   Json json = {{"architecture", report.architecture},
@@ -152,11 +159,7 @@ Json OfflineJson(const OfflineReport& report) {
                {"weight_bytes", UsedFor(report, MemoryKind::kWeights)},
                {"kv_bytes", UsedFor(report, MemoryKind::kKv)},
                {"activation_bytes", UsedFor(report, MemoryKind::kActivations)},
-               {"machine",
-                {{"threads", report.rates.threads},
-                 {"kernels", report.rates.kernels},
-                 {"read_bytes_per_second", report.rates.read_bytes_per_second},
-                 {"int8_ops_per_second", report.rates.int8_ops_per_second}}},
+               {"machine", MachineJson(report.rates)},
                {"prefill", Json::array()},
                {"decode", Json::array()}};
   for (const SpeedRow& row : report.rows) json[row.prompt > 0 ? "prefill" : "decode"].push_back(RowJson(report, row));

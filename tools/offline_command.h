@@ -21,4 +21,7 @@ absl::Status RunOfflineCommand(const Arguments& arguments);
 std::string OfflineTable(const OfflineReport& report);
 Json OfflineJson(const OfflineReport& report);
 
+// What either form of the command says of the machine.
+Json MachineJson(const MachineRates& rates);
+
 }  // namespace shoal

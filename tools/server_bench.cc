@@ -7,6 +7,7 @@
 #include <memory>
 #include <mutex>
 #include <random>
+#include <string_view>
 #include <thread>
 #include <utility>
 
@@ -14,6 +15,7 @@
 #include "base/status_macros.h"
 #include "base/str_cat.h"
 #include "tools/client.h"
+#include "tools/offline_command.h"
 #include "tools/statistics.h"
 
 namespace shoal {
@@ -73,6 +75,45 @@ ServerSamples RunOne(Client& client, const v1::GenerateRequest& request, double 
   samples.e2el.push_back(e2el);
   if (tokens > 1) samples.tpot.push_back((e2el - ttft) / static_cast<double>(tokens - 1));
   return samples;
+}
+
+// Of one request, in a median time of it: weights and keys and values read, operations done with weights.
+struct WorkRates {
+  double bytes_per_second = 0;  // 0: not meant for this time.
+  double ops_per_second = 0;
+};
+
+double PromptOps(const ServerSamples& samples, double prompts, double tokens) {
+  return tokens * static_cast<double>(samples.work.token_ops) + prompts * static_cast<double>(samples.work.head_ops);
+}
+
+// All requests together. The first output token of each comes with its prompt.
+double OpsPerSecond(const ServerSamples& samples) {
+  const double outputs = static_cast<double>(samples.output_tokens), requests = static_cast<double>(samples.completed);
+  const double passed = static_cast<double>(samples.prompt_tokens) + outputs - requests;
+  return PromptOps(samples, outputs, passed) / samples.seconds;
+}
+
+// Of a decode step: weights once, and one sequence's context half way through its output.
+double StepBytes(const ServerBenchOptions& options, const ServerSamples& samples) {
+  const double context = static_cast<double>(options.prompt_tokens) + static_cast<double>(options.max_tokens) / 2;
+  return static_cast<double>(samples.work.weight_bytes) + context * static_cast<double>(samples.work.kv_token_bytes);
+}
+
+WorkRates RatesOf(const ServerBenchOptions& options, const ServerSamples& samples, std::string_view figure,
+                  double median_ms) {
+  if (!(median_ms > 0)) return {};
+  const double seconds = median_ms / 1e3;
+  const double prompt = static_cast<double>(options.prompt_tokens), outputs = static_cast<double>(options.max_tokens);
+  if (figure == "ttft") return {0, PromptOps(samples, 1, prompt) / seconds};
+  if (figure == "e2el") return {0, PromptOps(samples, outputs, prompt + outputs - 1) / seconds};
+  return {StepBytes(options, samples) / seconds, PromptOps(samples, 1, 1) / seconds};
+}
+
+std::string RateText(double rate, double limit) {
+  if (rate == 0) return absl::StrFormat(" %8s %6s", "-", "-");
+  if (limit == 0) return absl::StrFormat(" %8.1f %6s", rate / 1e9, "-");
+  return absl::StrFormat(" %8.1f %6.1f", rate / 1e9, 100 * rate / limit);
 }
 
 constexpr std::pair<const char*, std::vector<double> ServerSamples::*> kFigures[] = {{"ttft", &ServerSamples::ttft},
@@ -136,6 +177,11 @@ absl::StatusOr<ServerSamples> RunServerBench(const ServerBenchOptions& options) 
   }
   for (std::thread& worker : workers) worker.join();
   all.seconds = MsSince(start) / 1e3;
+  all.work = {info.work().weight_bytes(), info.work().kv_token_bytes(), info.work().token_ops(),
+              info.work().head_ops()};
+  if (options.machine) {
+    ASSIGN_OR_RETURN(all.machine, MeasureMachineRates());
+  }
   return all;
 }
 
@@ -143,17 +189,28 @@ std::string ServerTable(const ServerBenchOptions& options, const ServerSamples& 
   std::string text = absl::StrFormat("%d requests (%d failed) of %d + %d tokens, %d at a time, ", options.requests,
                                      samples.failed, options.prompt_tokens, options.max_tokens, options.concurrency);
   if (!std::isinf(options.request_rate)) text += absl::StrFormat("%g sent per second, ", options.request_rate);
-  text += absl::StrFormat("in %.2f s\n%.2f requests/s, %.1f output tokens/s\n\n", samples.seconds,
+  const double reading = samples.machine ? samples.machine->read_bytes_per_second : 0;
+  const double products = samples.machine ? samples.machine->int8_ops_per_second : 0;
+  const double ops = OpsPerSecond(samples);
+  text += absl::StrFormat("in %.2f s\n%.2f requests/s, %.1f output tokens/s, %.1f GOPS", samples.seconds,
                           static_cast<double>(samples.completed) / samples.seconds,
-                          static_cast<double>(samples.output_tokens) / samples.seconds);
-  text += absl::StrFormat("%-8s %10s %10s %10s %10s\n", "ms", "mean", "p50", "p90", "p99");
+                          static_cast<double>(samples.output_tokens) / samples.seconds, ops / 1e9);
+  if (products > 0) text += absl::StrFormat(" (%.1f %%)", 100 * ops / products);
+  text += absl::StrFormat("\n\n%-8s %10s %10s %10s %10s %8s %6s %8s %6s\n", "ms", "mean", "p50", "p90", "p99", "GB/s",
+                          "%", "GOPS", "%");
   const char* titles[] = {"TTFT", "TPOT", "ITL", "E2EL"};
   for (int i = 0; i < 4; ++i) {
     const std::vector<double>& values = samples.*kFigures[i].second;
-    text += absl::StrFormat("%-8s %10.2f %10.2f %10.2f %10.2f\n", titles[i], Mean(values), Percentile(values, 50),
-                            Percentile(values, 90), Percentile(values, 99));
+    const double median = Percentile(values, 50);
+    const WorkRates rates = RatesOf(options, samples, kFigures[i].first, median);
+    text += absl::StrFormat("%-8s %10.2f %10.2f %10.2f %10.2f%s%s\n", titles[i], Mean(values), median,
+                            Percentile(values, 90), Percentile(values, 99), RateText(rates.bytes_per_second, reading),
+                            RateText(rates.ops_per_second, products));
   }
-  return text;
+  text += "\nGB/s and GOPS: what one request alone makes necessary in the median time; % of ";
+  if (!samples.machine) return text + "the machine with --machine\n";
+  return text + absl::StrFormat("%.2f GB/s of reading, %.1f GOPS of int8 products (%d threads, %s)\n", reading / 1e9,
+                                products / 1e9, samples.machine->threads, samples.machine->kernels);
 }
 
 Json ServerJson(const ServerBenchOptions& options, const ServerSamples& samples) {
@@ -170,8 +227,13 @@ Json ServerJson(const ServerBenchOptions& options, const ServerSamples& samples)
       {"request_throughput", static_cast<double>(samples.completed) / seconds},
       {"output_throughput", static_cast<double>(samples.output_tokens) / seconds},
       {"total_token_throughput", static_cast<double>(samples.prompt_tokens + samples.output_tokens) / seconds}};
+  json["ops_per_second"] = OpsPerSecond(samples);
+  json["machine"] = samples.machine ? MachineJson(*samples.machine) : Json();
   for (const auto& [name, member] : kFigures) {
     const std::vector<double>& values = samples.*member;
+    const WorkRates rates = RatesOf(options, samples, name, Percentile(values, 50));
+    json[StrCat(name, "_bytes_per_second")] = rates.bytes_per_second > 0 ? Json(rates.bytes_per_second) : Json();
+    json[StrCat(name, "_ops_per_second")] = rates.ops_per_second;
     json[StrCat("mean_", name, "_ms")] = Mean(values);
     json[StrCat("median_", name, "_ms")] = Percentile(values, 50);
     json[StrCat("std_", name, "_ms")] = StandardDeviation(values);

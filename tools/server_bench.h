@@ -3,11 +3,13 @@
 
 #include <cstdint>
 #include <limits>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "absl/status/statusor.h"
 #include "base/json.h"
+#include "kernels/machine_rates.h"
 
 namespace shoal {
 
@@ -22,6 +24,16 @@ struct ServerBenchOptions {
   double temperature = 0;
   uint64_t seed = 1;
   double timeout = 600;  // Seconds, of one request.
+  // This machine's cores are the server's: what they can do is measured when all requests have ended.
+  bool machine = false;
+};
+
+// v1::ModelWork.
+struct ServerWork {
+  int64_t weight_bytes = 0;
+  int64_t kv_token_bytes = 0;
+  int64_t token_ops = 0;
+  int64_t head_ops = 0;
 };
 
 // All times in milliseconds.
@@ -36,6 +48,8 @@ struct ServerSamples {
   int64_t failed = 0;
   std::string first_error;
   double seconds = 0;  // From the first request sent to the last one ended.
+  ServerWork work;
+  std::optional<MachineRates> machine;
 
   void Add(ServerSamples&& other);
 };

@@ -282,22 +282,23 @@ class WithServerTest(unittest.TestCase):
         self.assertRegex(answers[1], r"\d", out)
 
     def test_bench_reports(self):
-        out = self.run_shoal("bench", "--requests", 12, "--concurrency", 4, "--json")
+        out = self.run_shoal("bench", "--requests", 12, "--concurrency", 4, "--machine", "--json")
         report = json.loads(out)
         self.assertEqual((report["num_prompts"], report["completed"], report["failed"], report["max_concurrency"]), (12, 12, 0, 4))
         self.assertEqual((report["total_input_tokens"], report["total_output_tokens"]), (12 * 64, 12 * 64))
-        keys = ["duration", "request_throughput", "output_throughput", "total_token_throughput"]
+        self.assertGreater(report["machine"]["int8_ops_per_second"], report["ops_per_second"])
+        keys = ["duration", "request_throughput", "output_throughput", "total_token_throughput", "ops_per_second",
+                "ttft_ops_per_second", "tpot_bytes_per_second", "itl_bytes_per_second", "e2el_ops_per_second"]
         for figure in ("ttft", "tpot", "itl", "e2el"):
             keys += [f"{statistic}_{figure}_ms" for statistic in ("mean", "median", "p50", "p90", "p95", "p99")]
         for key in keys:
             self.assertIsInstance(report[key], (int, float), key)
             self.assertGreater(report[key], 0, key)
-            self.assertLess(report[key], 1e9, key)
+            self.assertLess(report[key], 1e9 if "second" not in key else 1e13, key)
         self.assertAlmostEqual(report["output_throughput"], report["total_output_tokens"] / report["duration"], delta=1)
         for figure in ("ttft", "tpot", "itl", "e2el"):
             ordered = [report[f"p{percent}_{figure}_ms"] for percent in (50, 90, 95, 99)]
             self.assertEqual(ordered, sorted(ordered))
-
 
     def test_bench_at_a_rate(self):
         out = self.run_shoal("bench", "--requests", 10, "--request-rate", 50, "--max-tokens", 4, "--json")

@@ -62,5 +62,37 @@ TEST(ServerReportTest, HasTheKeysAndFiguresOfVllm) {
   EXPECT_NE(ServerTable(options, samples).find("2.5 sent per second"), std::string::npos);
 }
 
+TEST(ServerReportTest, SaysWhatTheTimesMakeNecessary) {
+  ServerBenchOptions options;
+  options.prompt_tokens = 64;
+  options.max_tokens = 8;
+  ServerSamples samples;
+  samples.ttft = {10};
+  samples.tpot = samples.itl = {2};
+  samples.e2el = {24};
+  samples.completed = 1;
+  samples.prompt_tokens = 64;
+  samples.output_tokens = 8;
+  samples.seconds = 0.1;
+  samples.work = {.weight_bytes = 20'000'000, .kv_token_bytes = 1000, .token_ops = 2'000'000, .head_ops = 500'000};
+  Json json = ServerJson(options, samples);
+  EXPECT_TRUE(json["machine"].is_null());
+  // 64 prompt tokens and seven outputs pass the layers; eight tokens are sampled.
+  EXPECT_DOUBLE_EQ(json["ops_per_second"].get<double>(), (71 * 2e6 + 8 * 5e5) / 0.1);
+  EXPECT_DOUBLE_EQ(json["ttft_ops_per_second"].get<double>(), (64 * 2e6 + 5e5) / 0.010);
+  EXPECT_TRUE(json["ttft_bytes_per_second"].is_null());
+  // All weights, and 64 tokens of prompt and half of the outputs.
+  EXPECT_DOUBLE_EQ(json["itl_bytes_per_second"].get<double>(), (20e6 + 68 * 1e3) / 0.002);
+  EXPECT_DOUBLE_EQ(json["itl_ops_per_second"].get<double>(), 2.5e6 / 0.002);
+  EXPECT_NE(ServerTable(options, samples).find("with --machine"), std::string::npos);
+
+  samples.machine = {.threads = 2, .kernels = "some", .read_bytes_per_second = 20.068e9, .int8_ops_per_second = 14.6e9};
+  json = ServerJson(options, samples);
+  EXPECT_EQ(json["machine"]["threads"], 2);
+  const std::string table = ServerTable(options, samples);
+  EXPECT_NE(table.find("1.5 GOPS (10.0 %)"), std::string::npos) << table;
+  EXPECT_NE(table.find("    10.0   50.0"), std::string::npos) << table;  // ITL: 10 of 20 GB/s.
+}
+
 }  // namespace
 }  // namespace shoal

@@ -1,4 +1,4 @@
-#include "tools/step_cost.h"
+#include "parallel/step_cost.h"
 
 #include "gtest/gtest.h"
 #include "parallel/memory_model.h"

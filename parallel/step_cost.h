@@ -19,7 +19,7 @@ struct StepCost {
 };
 
 // Of a step of one sequence's `tokens` new tokens after `context` earlier ones on `rank`; `sampled` rows go through the
-// vocabulary head. `sequences` > 1: as many such sequences side by side.
+// vocabulary head. `sequences` > 1: as many such sequences side by side; 0: the weights alone.
 StepCost CostOfStep(const ModelShape& shape, const FormatPlan& formats, const RankPlan& rank, int64_t sequences,
                     int64_t tokens, int64_t context, int64_t sampled);
 
