@@ -9,7 +9,7 @@
 #include "base/status_macros.h"
 #include "base/str_cat.h"
 #include "parallel/plan_text.h"
-#include "parallel/step_cost.h"
+#include "parallel/plan_cost.h"
 
 namespace shoal {
 namespace {

@@ -8,7 +8,7 @@
 
 #include "absl/status/statusor.h"
 #include "kernels/machine_rates.h"
-#include "parallel/step_cost.h"
+#include "parallel/plan_cost.h"
 #include "tools/offline_model.h"
 #include "tools/statistics.h"
 

@@ -1,4 +1,4 @@
-#include "parallel/step_cost.h"
+#include "parallel/plan_cost.h"
 
 #include "parallel/memory_model.h"
 

@@ -1,4 +1,4 @@
-#include "parallel/step_cost.h"
+#include "parallel/plan_cost.h"
 
 #include "gtest/gtest.h"
 #include "parallel/memory_model.h"
@@ -19,7 +19,7 @@ StepCost Cost(const Plan& plan, int64_t sequences, int64_t tokens, int64_t conte
   return CostOfStep(plan.shape, plan.formats, plan.ranks[0], sequences, tokens, context, sampled);
 }
 
-TEST(StepCostTest, CountsTwoOperationsPerWeightAndToken) {
+TEST(PlanCostTest, CountsTwoOperationsPerWeightAndToken) {
   const Plan plan = SmallPlan(DType::kF16);
   // q 128, k 64 and v 64 rows of 64; the output 64 x 128; gate, up and down 128 x 64.
   const int64_t layer = (128 + 64 + 64) * 64 + 64 * 128 + 3 * 128 * 64;
@@ -28,7 +28,7 @@ TEST(StepCostTest, CountsTwoOperationsPerWeightAndToken) {
   EXPECT_EQ(Cost(plan, 1, 1, 0, 1).ops, 2 * 2 * layer + 2 * 160 * 64);
 }
 
-TEST(StepCostTest, ReadsEveryWeightOnceHoweverManyTokens) {
+TEST(PlanCostTest, ReadsEveryWeightOnceHoweverManyTokens) {
   const Plan plan = SmallPlan(DType::kF16);
   const int64_t layers = 2 * LayerWeightBytes(plan.shape, plan.formats, plan.ranks[0]);
   const int64_t head = HeadWeightBytes(plan.shape, plan.formats, plan.ranks[0]);
@@ -38,7 +38,7 @@ TEST(StepCostTest, ReadsEveryWeightOnceHoweverManyTokens) {
   EXPECT_EQ(Cost(plan, 1, 16, 16, 1).bytes, layers + head + 32 * kv_token);
 }
 
-TEST(StepCostTest, AnInt8CacheHasItsScales) {
+TEST(PlanCostTest, AnInt8CacheHasItsScales) {
   const Plan int8 = SmallPlan(DType::kI8), f16 = SmallPlan(DType::kF16);
   const int64_t token_int8 = Cost(int8, 1, 1, 1, 0).bytes - Cost(int8, 1, 1, 0, 0).bytes;
   const int64_t token_f16 = Cost(f16, 1, 1, 1, 0).bytes - Cost(f16, 1, 1, 0, 0).bytes;
