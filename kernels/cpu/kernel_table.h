@@ -60,6 +60,14 @@ struct PackedInt4 {
   const int8_t* offsets;  // m
 };
 
+// Sums of the activations of tokens, by token.
+struct GroupSums {
+  const int32_t* parts;  // Of 32 columns each: those of the weight groups.
+  int64_t parts_stride;
+  const int32_t* bias;  // -128 times the sum of all: what unsigned bytes 128 too large add.
+  int64_t bias_stride;
+};
+
 struct DenseLinearArgs {
   const void* values;  // See pack.h.
   bool bf16;

@@ -196,15 +196,15 @@ struct Avx2Lanes {
   }
 
   template <int M>
-  static void DotInt4(const PackedInt4& w, int64_t groups, const int8_t* a, int64_t stride, const int32_t* a_sums,
-                      int64_t sums_stride, I out[M]) {
+  static void DotInt4(const PackedInt4& w, int64_t groups, const int8_t* a, int64_t stride, const GroupSums& sums,
+                      I out[M]) {
     for (int m = 0; m < M; ++m) out[m] = SetI(0);
     for (int64_t g = 0; g < groups; ++g) {
       I dot[M];
       DotGroup<M>(w.q + g * 256, a + g * 32, stride, dot);
       const I n = LoadGroupScales(w.scales + g * 8), offset = LoadI8(w.offsets + g * 16);
       for (int m = 0; m < M; ++m) {
-        out[m] = AddI(AddProduct16(out[m], offset, a_sums[m * sums_stride + g]), MulI(n, dot[m]));
+        out[m] = AddI(AddProduct16(out[m], offset, sums.parts[m * sums.parts_stride + g]), MulI(n, dot[m]));
       }
     }
   }

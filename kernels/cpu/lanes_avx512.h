@@ -147,25 +147,26 @@ struct Avx512Lanes {
     }
   }
 
-  // For few tokens: sums of products with q of a group are multiplied by n.
-  // For more: n * q, an unsigned byte, is computed once for all, and then takes no more work per token than int8.
+  // For few tokens: sums of products with q of a group are multiplied by n, and m times the token's sum is added.
+  // For more: bytes as UnpackInt4 makes them, in registers, which then take no more work per token than int8.
   template <int M>
-  static void DotInt4(const PackedInt4& w, int64_t groups, const int8_t* a, int64_t stride, const int32_t* a_sums,
-                      int64_t sums_stride, I out[M]) {
+  static void DotInt4(const PackedInt4& w, int64_t groups, const int8_t* a, int64_t stride, const GroupSums& sums,
+                      I out[M]) {
     I sum[M];
 #pragma GCC unroll 16
-    for (int m = 0; m < M; ++m) sum[m] = _mm512_setzero_si512();
+    for (int m = 0; m < M; ++m) sum[m] = SetI(M <= kFewTokens ? 0 : sums.bias[m * sums.bias_stride]);
     for (int64_t g = 0; g < groups; ++g, a += 32) {
       // These two streams are thin: hardware prefetchers start late on them.
       _mm_prefetch(w.scales + g * 8 + kPrefetch / 32, _MM_HINT_T0);
       _mm_prefetch(w.offsets + g * 16 + kPrefetch / 16, _MM_HINT_T0);
-      const I n = PairsOfGroupScales(w.scales + g * 8), offset = LoadI8(w.offsets + g * 16);
-#pragma GCC unroll 16
-      for (int m = 0; m < M; ++m) sum[m] = AddProduct16(sum[m], offset, a_sums[m * sums_stride + g]);
+      const I n = PairsOfGroupScales(w.scales + g * 8);
       if constexpr (M <= kFewTokens) {
+        const I offset = LoadI8(w.offsets + g * 16);
+#pragma GCC unroll 16
+        for (int m = 0; m < M; ++m) sum[m] = AddProduct16(sum[m], offset, sums.parts[m * sums.parts_stride + g]);
         AddGroup<M>(w.q + g * 256, n, a, stride, sum);
       } else {
-        AddScaledGroup<M>(w.q + g * 256, n, a, stride, sum);
+        AddScaledGroup<M>(w.q + g * 256, n, UnsignedOffsets(w.offsets + g * 16), a, stride, sum);
       }
     }
 #pragma GCC unroll 16
@@ -173,17 +174,11 @@ struct Avx512Lanes {
   }
 
   static void UnpackInt4(const PackedInt4& w, int64_t groups, uint8_t* out) {
-    // Byte r four times, for row r.
-    const I spread = _mm512_set_epi32(0x0f0f0f0f, 0x0e0e0e0e, 0x0d0d0d0d, 0x0c0c0c0c, 0x0b0b0b0b, 0x0a0a0a0a,
-                                      0x09090909, 0x08080808, 0x07070707, 0x06060606, 0x05050505, 0x04040404,
-                                      0x03030303, 0x02020202, 0x01010101, 0x00000000);
     for (int64_t g = 0; g < groups; ++g, out += 512) {
       _mm_prefetch(w.scales + g * 8 + kPrefetch / 32, _MM_HINT_T0);
       _mm_prefetch(w.offsets + g * 16 + kPrefetch / 16, _MM_HINT_T0);
       const I n = PairsOfGroupScales(w.scales + g * 8);
-      const __m128i offsets = _mm_loadu_si128(reinterpret_cast<const __m128i*>(w.offsets + g * 16));
-      const I m =
-          _mm512_xor_si512(_mm512_shuffle_epi8(_mm512_broadcast_i32x4(offsets), spread), _mm512_set1_epi8(-128));
+      const I m = UnsignedOffsets(w.offsets + g * 16);
       for (int v = 0; v < 4; ++v) {
         const uint8_t* q = w.q + g * 256 + v * 64;
         _mm_prefetch(q + kPrefetch, _MM_HINT_T0);
@@ -200,13 +195,14 @@ struct Avx512Lanes {
   static constexpr int kFewTokens = 4;
 
   template <int M>
-  static inline __attribute__((always_inline)) void AddScaledGroup(const uint8_t* q, I n, const int8_t* a,
+  static inline __attribute__((always_inline)) void AddScaledGroup(const uint8_t* q, I n, I offset, const int8_t* a,
                                                                    int64_t stride, I sum[M]) {
 #pragma GCC unroll 4
     for (int v = 0; v < 4; ++v) {
       _mm_prefetch(q + v * 64 + kPrefetch, _MM_HINT_T0);
       const I both = _mm512_loadu_si512(q + v * 64);
-      const I low = ScaleNibbles(both, n), high = ScaleNibbles(_mm512_srli_epi16(both, 4), n);
+      const I low = _mm512_add_epi8(ScaleNibbles(both, n), offset);
+      const I high = _mm512_add_epi8(ScaleNibbles(_mm512_srli_epi16(both, 4), n), offset);
 #pragma GCC unroll 16
       for (int m = 0; m < M; ++m) {
         const int8_t* x = a + m * stride + v * 8;
@@ -259,6 +255,14 @@ struct Avx512Lanes {
     return _mm512_add_epi16(_mm512_shuffle_epi8(_mm512_broadcast_i32x4(bytes), pairs), _mm512_set1_epi16(1));
   }
 
+  // m + 128 of 16 rows, four times in every lane.
+  static I UnsignedOffsets(const int8_t* p) {
+    const I spread = _mm512_set_epi32(0x0f0f0f0f, 0x0e0e0e0e, 0x0d0d0d0d, 0x0c0c0c0c, 0x0b0b0b0b, 0x0a0a0a0a,
+                                      0x09090909, 0x08080808, 0x07070707, 0x06060606, 0x05050505, 0x04040404,
+                                      0x03030303, 0x02020202, 0x01010101, 0x00000000);
+    const __m128i offsets = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
+    return _mm512_xor_si512(_mm512_shuffle_epi8(_mm512_broadcast_i32x4(offsets), spread), _mm512_set1_epi8(-128));
+  }
   // n * (low nibble) of every byte: at most 240, so one 16-bit multiplication does two bytes.
   static I ScaleNibbles(I q, I n) { return _mm512_mullo_epi16(_mm512_and_si512(q, _mm512_set1_epi8(15)), n); }
 

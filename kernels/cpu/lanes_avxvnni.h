@@ -35,8 +35,8 @@ struct AvxVnniLanes : Avx2Lanes {
 
   // As in lanes_avx512.h.
   template <int M>
-  static void DotInt4(const PackedInt4& w, int64_t groups, const int8_t* a, int64_t stride, const int32_t* a_sums,
-                      int64_t sums_stride, I out[M]) {
+  static void DotInt4(const PackedInt4& w, int64_t groups, const int8_t* a, int64_t stride, const GroupSums& sums,
+                      I out[M]) {
     I sum[M];
 #pragma GCC unroll 16
     for (int m = 0; m < M; ++m) sum[m] = SetI(0);
@@ -44,7 +44,7 @@ struct AvxVnniLanes : Avx2Lanes {
       const I n = LoadGroupScales(w.scales + g * 8), offset = LoadI8(w.offsets + g * 16);
       const I pairs = {Twice(n.a), Twice(n.b)};
 #pragma GCC unroll 16
-      for (int m = 0; m < M; ++m) sum[m] = AddProduct16(sum[m], offset, a_sums[m * sums_stride + g]);
+      for (int m = 0; m < M; ++m) sum[m] = AddProduct16(sum[m], offset, sums.parts[m * sums.parts_stride + g]);
       for (int v = 0; v < 4; ++v) {
         const uint8_t* q = w.q + g * 256 + v * 64;
         _mm_prefetch(q + kPrefetch, _MM_HINT_T0);

@@ -210,10 +210,10 @@ struct PortableLanes {
   }
 
   // out[m] = 16 rows' sums over the columns of `groups` weight groups of w8[k, row] * a[m * stride + k], where
-  // w8 = n * q + m; a_sums[m * sums_stride + g] is the sum of a over the columns of group g.
+  // w8 = n * q + m; sums.parts[m * sums.parts_stride + g] is the sum of a over the columns of group g.
   template <int M>
-  static void DotInt4(const PackedInt4& w, int64_t groups, const int8_t* a, int64_t stride, const int32_t* a_sums,
-                      int64_t sums_stride, I out[M]) {
+  static void DotInt4(const PackedInt4& w, int64_t groups, const int8_t* a, int64_t stride, const GroupSums& sums,
+                      I out[M]) {
     for (int m = 0; m < M; ++m) {
       out[m] = SetI(0);
       for (int64_t g = 0; g < groups; ++g) {
@@ -224,7 +224,7 @@ struct PortableLanes {
           for (int i = 0; i < 64; ++i) dot.v[i / 4] += (q[i] & 15) * x[i % 4] + (q[i] >> 4) * x[4 + i % 4];
         }
         const I n = LoadGroupScales(w.scales + g * 8), offset = LoadI8(w.offsets + g * 16);
-        out[m] = AddI(AddProduct16(out[m], offset, a_sums[m * sums_stride + g]), MulI(n, dot));
+        out[m] = AddI(AddProduct16(out[m], offset, sums.parts[m * sums.parts_stride + g]), MulI(n, dot));
       }
     }
   }

@@ -97,9 +97,10 @@ void QuantizedTile(const QuantizedLinearArgs& args, const GroupWeights<R>& w, in
   const int8_t* q = args.q + token * args.q_stride + g * args.group;
   I exact[R][M];
   if constexpr (kPacked) {
-    const int32_t* q_sums = args.x_sum + token * args.x_sum_stride + g * (args.group / 32);
+    const GroupSums x_sums = {args.x_sum + token * args.x_sum_stride + g * (args.group / 32), args.x_sum_stride,
+                              args.byte_bias + token * groups + g, groups};
     for (int r = 0; r < R; ++r) {
-      L::template DotInt4<M>(w.packed[r], args.group / 32, q, args.q_stride, q_sums, args.x_sum_stride, exact[r]);
+      L::template DotInt4<M>(w.packed[r], args.group / 32, q, args.q_stride, x_sums, exact[r]);
     }
   } else {
     const int32_t* start = args.byte_bias + token * groups + g;
