@@ -7,8 +7,7 @@
 // At the end of a partition (attention_partition.h) its m, l and o join those of the partitions before:
 //   M' = max(M, m);  L = l * exp(m - M') + L * exp(M - M');  O[d] the same.
 // A 16-key tile of K is transposed once for all rows, so scores need no sums across lanes; f16 stays f16 until it is
-// used. Bound: K and V are read once per item from memory, the next tile while this one is worked on; a tile stays in
-// L1.
+// used. Bound: K and V are read once per item from memory, the next tile while this one is worked on.
 #pragma once
 
 #include <cstdint>
@@ -82,8 +81,8 @@ struct Int8Values {
   }
 };
 
-// The tile to be fetched into L1 meanwhile; hardware does not see it coming, since keys are read across rows and blocks
-// lie anywhere. Two lines of K and of V for every four dimensions of f16, and in proportion.
+// The tile to be fetched into the second-level cache meanwhile (ADR 9); hardware does not see it coming, since keys are
+// read across rows and blocks lie anywhere. Two lines of K and of V for every four dimensions of f16, and in proportion.
 struct NextTile {
   const char* k;
   const char* v;

@@ -114,8 +114,10 @@ struct PortableLanes {
   static I SetI(int32_t x) {
     return MakeI([&](int) { return x; });
   }
-  static I LoadI(const int32_t* p) {
-    return MakeI([&](int i) { return p[i]; });
+  static I LoadI(const int32_t* p) {  // Also of floats' bits.
+    I r;
+    std::memcpy(r.v, p, sizeof(r.v));
+    return r;
   }
   static I LoadI8(const int8_t* p) {
     return MakeI([&](int i) { return p[i]; });
