@@ -8,8 +8,8 @@
 #include "base/log.h"
 #include "base/status_macros.h"
 #include "base/str_cat.h"
-#include "parallel/plan_text.h"
 #include "parallel/plan_cost.h"
+#include "parallel/plan_text.h"
 
 namespace shoal {
 namespace {

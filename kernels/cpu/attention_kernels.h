@@ -82,7 +82,8 @@ struct Int8Values {
 };
 
 // The tile to be fetched into the second-level cache meanwhile (ADR 9); hardware does not see it coming, since keys are
-// read across rows and blocks lie anywhere. Two lines of K and of V for every four dimensions of f16, and in proportion.
+// read across rows and blocks lie anywhere. Two lines of K and of V for every four dimensions of f16, and in
+// proportion.
 struct NextTile {
   const char* k;
   const char* v;
