@@ -85,6 +85,21 @@ std::string FormatsText(const FormatPlan& formats) {
   return text;
 }
 
+v1::ModelWork MakeModelWork(const Plan& plan) {
+  StepCost weights, token, context;
+  for (const RankPlan& rank : plan.ranks) {
+    weights += CostOfStep(plan.shape, plan.formats, rank, 0, 0, 0, 1);
+    token += CostOfStep(plan.shape, plan.formats, rank, 1, 1, 0, 0);
+    context += CostOfStep(plan.shape, plan.formats, rank, 1, 0, 1, 1);
+  }
+  v1::ModelWork work;
+  work.set_weight_bytes(weights.bytes);
+  work.set_kv_token_bytes(context.bytes - weights.bytes);
+  work.set_token_ops(token.ops);
+  work.set_head_ops(weights.ops);
+  return work;
+}
+
 }  // namespace
 
 absl::StatusOr<PlanRequest> MakePlanRequest(const Config& config, const ModelConfig& model, int ranks,
@@ -148,21 +163,6 @@ v1::GetPlanResponse PlanToProto(const Plan& plan) {
   out.set_max_context(plan.max_context);
   out.set_text(PlanToText(plan));
   return out;
-}
-
-v1::ModelWork MakeModelWork(const Plan& plan) {
-  StepCost weights, token, context;
-  for (const RankPlan& rank : plan.ranks) {
-    weights += CostOfStep(plan.shape, plan.formats, rank, 0, 0, 0, 1);
-    token += CostOfStep(plan.shape, plan.formats, rank, 1, 1, 0, 0);
-    context += CostOfStep(plan.shape, plan.formats, rank, 1, 0, 1, 1);
-  }
-  v1::ModelWork work;
-  work.set_weight_bytes(weights.bytes);
-  work.set_kv_token_bytes(context.bytes - weights.bytes);
-  work.set_token_ops(token.ops);
-  work.set_head_ops(weights.ops);
-  return work;
 }
 
 v1::GetModelInfoResponse MakeModelInfo(const Config& config, const ModelConfig& model, const Plan& plan,

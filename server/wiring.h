@@ -24,8 +24,6 @@ absl::StatusOr<PlanRequest> MakePlanRequest(const Config& config, const ModelCon
 // The answer of GetPlan, with PlanToText's text; `device` of every rank's memory is left to the caller.
 v1::GetPlanResponse PlanToProto(const Plan& plan);
 
-v1::ModelWork MakeModelWork(const Plan& plan);
-
 // The answer of GetModelInfo.
 v1::GetModelInfoResponse MakeModelInfo(const Config& config, const ModelConfig& model, const Plan& plan,
                                        bool has_chat_template);
