@@ -83,15 +83,15 @@ struct WorkRates {
   double ops_per_second = 0;
 };
 
-double PromptOps(const ServerSamples& samples, double prompts, double tokens) {
-  return tokens * static_cast<double>(samples.work.token_ops) + prompts * static_cast<double>(samples.work.head_ops);
+double Ops(const ServerSamples& samples, double sampled, double tokens) {
+  return tokens * static_cast<double>(samples.work.token_ops) + sampled * static_cast<double>(samples.work.head_ops);
 }
 
 // All requests together. The first output token of each comes with its prompt.
 double OpsPerSecond(const ServerSamples& samples) {
   const double outputs = static_cast<double>(samples.output_tokens), requests = static_cast<double>(samples.completed);
   const double passed = static_cast<double>(samples.prompt_tokens) + outputs - requests;
-  return PromptOps(samples, outputs, passed) / samples.seconds;
+  return Ops(samples, outputs, passed) / samples.seconds;
 }
 
 // Of a decode step: weights once, and one sequence's context half way through its output.
@@ -105,9 +105,9 @@ WorkRates RatesOf(const ServerBenchOptions& options, const ServerSamples& sample
   if (!(median_ms > 0)) return {};
   const double seconds = median_ms / 1e3;
   const double prompt = static_cast<double>(options.prompt_tokens), outputs = static_cast<double>(options.max_tokens);
-  if (figure == "ttft") return {0, PromptOps(samples, 1, prompt) / seconds};
-  if (figure == "e2el") return {0, PromptOps(samples, outputs, prompt + outputs - 1) / seconds};
-  return {StepBytes(options, samples) / seconds, PromptOps(samples, 1, 1) / seconds};
+  if (figure == "ttft") return {0, Ops(samples, 1, prompt) / seconds};
+  if (figure == "e2el") return {0, Ops(samples, outputs, prompt + outputs - 1) / seconds};
+  return {StepBytes(options, samples) / seconds, Ops(samples, 1, 1) / seconds};
 }
 
 std::string RateText(double rate, double limit) {

@@ -33,7 +33,7 @@ struct AvxVnniLanes : Avx2Lanes {
     }
   }
 
-  // As in lanes_avx512.h.
+  // Multiplies n * q, an unsigned byte, and adds m times the sum of the activations.
   template <int M>
   static void DotInt4(const PackedInt4& w, int64_t groups, const int8_t* a, int64_t stride, const GroupSums& sums,
                       I out[M]) {
